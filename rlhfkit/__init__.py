@@ -1,0 +1,3 @@
+"""rlhfkit: composable tools for reinforcement learning from human feedback."""
+
+__version__ = "0.1.0"
