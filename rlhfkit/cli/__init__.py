@@ -1,0 +1,1 @@
+"""The command line: settings to flags, streams, signals, exit codes."""

@@ -1,0 +1,1 @@
+"""Reading and writing: JSONL records, tokenizers, token shards, batches."""

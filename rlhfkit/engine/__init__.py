@@ -1,0 +1,1 @@
+"""Training and sampling: the loop, checkpoints, run directories, generation."""

@@ -1,0 +1,1 @@
+"""Win rates, ratings, rankings and their intervals."""

@@ -1,0 +1,1 @@
+"""The maths of language modelling, preferences and PPO."""

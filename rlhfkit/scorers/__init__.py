@@ -1,0 +1,1 @@
+"""Reward models, language models, programs and endpoints that score completions."""
