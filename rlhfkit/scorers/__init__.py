@@ -1,1 +1,179 @@
-"""Reward models, language models, programs and endpoints that score completions."""
+"""Scorers: anything that puts a number on a completion, behind one small interface.
+
+`open_scorer` turns the SCORER of a command line into one of them. Models, programs and endpoints are
+imported when they are asked for, so this module is light.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
+
+from rlhfkit.errors import DataError, InputMissing, UsageError
+from rlhfkit.scorers.config import ScorerConfig
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rlhfkit.data.records import Message
+
+__all__ = [
+    "Comparison",
+    "PairJudge",
+    "Scorable",
+    "Scorer",
+    "ScorerConfig",
+    "Verdict",
+    "compare",
+    "model_kind",
+    "open_scorer",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Scorable:
+    """One completion of one prompt. `id` names it in messages and is what a command sees."""
+
+    id: str | int
+    prompt: str | list[Message]
+    completion: str | list[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two completions of one prompt, to be compared."""
+
+    id: str | int
+    prompt: str | list[Message]
+    a: str | list[Message]
+    b: str | list[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a comparison ended: 1 = a is better, 0 = b is, 0.5 = tie, None = no valid verdict.
+
+    `a_first` and `b_first` are what a judge that was asked in both orders said with a, and with b,
+    shown first (each again as a preference for a); a scorer has no order and leaves them None.
+    """
+
+    preference: float | None
+    a_first: float | None = None
+    b_first: float | None = None
+
+
+class Scorer(Protocol):
+    """Scores completions. A context manager: leaving it without an error also runs `finish`."""
+
+    name: str
+
+    def score(self, items: Sequence[Scorable]) -> list[float]:
+        """One finite number per item, in order; higher is better. Raises RlhfkitError."""
+
+    def finish(self) -> None:
+        """Nothing more will be asked: raise if the whole cannot be trusted (extra answers, refusals)."""
+
+    def close(self) -> None:
+        """Let go of processes, files and memory. Never raises; may be called twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.finish()
+        finally:
+            self.close()
+
+
+@runtime_checkable
+class PairJudge(Scorer, Protocol):
+    """A scorer that compares two completions better than it grades one."""
+
+    def compare(self, items: Sequence[Comparison]) -> list[Verdict]:
+        """One verdict per item, in order."""
+
+
+def compare(scorer: Scorer, items: Sequence[Comparison]) -> list[Verdict]:
+    """Verdicts of any scorer: a judge is asked, any other scorer's two scores are compared."""
+    if isinstance(scorer, PairJudge):
+        return scorer.compare(items)
+    sides = [Scorable(i.id, i.prompt, text) for i in items for text in (i.a, i.b)]
+    scores = scorer.score(sides)
+    return [Verdict(0.5 if a == b else float(a > b)) for a, b in zip(scores[::2], scores[1::2], strict=True)]
+
+
+def open_scorer(spec: str, config: ScorerConfig | None = None) -> Scorer:
+    """The scorer that `spec` names: DIR, rm:DIR, lm:DIR, cmd:COMMAND, http://... or https://...
+
+    Raises UsageError for a spec that cannot be meant, InputMissing or DataError for a directory that
+    is not there or holds another kind of model, RlhfkitError when a command cannot be started.
+    """
+    config = config or ScorerConfig()
+    scheme, colon, rest = spec.partition(":")
+    if colon and scheme == "cmd":
+        from rlhfkit.scorers.command import CommandScorer
+
+        return CommandScorer(rest, timeout=config.scorer_timeout, restarts=config.scorer_restarts)
+    if colon and scheme in ("http", "https"):
+        from rlhfkit.scorers.http import HttpJudge
+
+        return HttpJudge(spec, config)
+    if colon and scheme in ("rm", "lm"):
+        return _open_model(Path(rest), scheme, config)
+    if colon and scheme.isalpha() and not Path(spec).exists():
+        raise UsageError(
+            f"unknown scorer {spec!r}", hint="a scorer is DIR, rm:DIR, lm:DIR, cmd:COMMAND or http://..."
+        )
+    return _open_model(Path(spec), None, config)
+
+
+def model_kind(directory: Path) -> Literal["rm", "lm"]:
+    """Whether a model directory holds a reward model or a causal one, by its `architectures`."""
+    path = directory / "config.json"
+    if not directory.exists():
+        raise InputMissing(f"{directory}: no such model directory")
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputMissing(f"{path}: {error.strerror}", hint="a model directory holds config.json") from None
+    except ValueError as error:
+        raise DataError(f"not JSON: {error}", where=str(path)) from None
+    names = data.get("architectures") if isinstance(data, dict) else None
+    if isinstance(names, list) and len(names) == 1:
+        if str(names[0]).endswith("ForSequenceClassification"):
+            return "rm"
+        if str(names[0]).endswith(("ForCausalLM", "LMHeadModel")):
+            return "lm"
+    raise DataError(
+        f"architectures: {names!r} is neither a reward model nor a causal language model", where=str(path)
+    )
+
+
+def _open_model(directory: Path, wanted: str | None, config: ScorerConfig) -> Scorer:
+    kind = model_kind(directory)
+    if kind == "lm" and wanted != "lm":
+        raise DataError(
+            "a causal language model, not a reward model",
+            where=str(directory),
+            hint=f"write lm:{directory} to score by log-probability, or name the output of train-rm",
+        )
+    if kind == "rm" and wanted == "lm":
+        raise DataError(
+            "a reward model, not a causal language model",
+            where=str(directory),
+            hint=f"write rm:{directory} to score with it",
+        )
+    if kind == "rm":
+        from rlhfkit.scorers.reward_model import RewardModelScorer
+
+        return RewardModelScorer(directory, config)
+    from rlhfkit.scorers.language_model import LanguageModelScorer
+
+    return LanguageModelScorer(directory, config)
