@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
 
@@ -28,6 +29,7 @@ __all__ = [
     "ScorerConfig",
     "Verdict",
     "compare",
+    "group_scores",
     "model_kind",
     "open_scorer",
 ]
@@ -107,6 +109,30 @@ def compare(scorer: Scorer, items: Sequence[Comparison]) -> list[Verdict]:
     sides = [Scorable(i.id, i.prompt, text) for i in items for text in (i.a, i.b)]
     scores = scorer.score(sides)
     return [Verdict(0.5 if a == b else float(a > b)) for a, b in zip(scores[::2], scores[1::2], strict=True)]
+
+
+def group_scores(scorer: Scorer, groups: Sequence[Sequence[Scorable]]) -> list[list[float]]:
+    """Numbers that order the completions of each prompt, best highest.
+
+    A judge compares every two of a group and a completion gets the sum of its preferences (an invalid
+    verdict gives neither side anything); any other scorer just scores.
+    """
+    if not isinstance(scorer, PairJudge):
+        scores = iter(scorer.score([item for group in groups for item in group]))
+        return [[next(scores) for _ in group] for group in groups]
+    duels = [(g, i, j) for g, group in enumerate(groups) for i, j in combinations(range(len(group)), 2)]
+    verdicts = scorer.compare(
+        [
+            Comparison(groups[g][i].id, groups[g][i].prompt, groups[g][i].completion, groups[g][j].completion)
+            for g, i, j in duels
+        ]
+    )
+    sums = [[0.0] * len(group) for group in groups]
+    for (g, i, j), verdict in zip(duels, verdicts, strict=True):
+        if verdict.preference is not None:
+            sums[g][i] += verdict.preference
+            sums[g][j] += 1.0 - verdict.preference
+    return sums
 
 
 def open_scorer(spec: str, config: ScorerConfig | None = None) -> Scorer:
