@@ -163,7 +163,7 @@ class _Process:
 def _start_watchdog(group: int) -> subprocess.Popen[bytes]:
     """A shell that kills the process group when our end of its standard input closes, however we die."""
     return subprocess.Popen(
-        ["/bin/sh", "-c", 'read -r _; kill -KILL -- "-$0"', str(group)],
+        ["/bin/sh", "-c", 'read -r _; kill -s KILL -- "-$0"', str(group)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -253,7 +253,7 @@ class CommandScorer(Scorer):
     def _refuse_extra(self, process: _Process) -> None:
         """Called with every answer taken: anything more means that it is out of step with us."""
         if process.extra is not None:
-            raise self._failure(f"sent {_shown(process.extra)} after the last answer", process)
+            raise self._failure(f"sent {_shown(process.extra)} unasked", process)
 
     def finish(self) -> None:
         """End its input and wait a moment for its exit; anything more on its output is an error."""
