@@ -1,0 +1,104 @@
+"""Who may look at whom, and the looking itself: the only file that computes attention.
+
+A `Plan` is built once per forward and shared by all layers. The common case, rows padded on the right or
+not at all, needs no mask: a causal row never sees what comes behind it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The two masks of one forward, True = may look; None = every earlier position and itself."""
+
+    #: (B|1, 1, S, L) for layers that see everything
+    full: Tensor | None = None
+    #: (B|1, 1, S, L) for layers with a sliding window
+    sliding: Tensor | None = None
+    #: one new token a row against a cache; None masks then mean "all keys"
+    decode: bool = False
+
+
+def plan_prefill(
+    length: int,
+    device: torch.device,
+    *,
+    key_mask: Tensor | None,  # (B, S) bool; None where rows are padded on the right or not at all
+    segment_ids: Tensor | None,  # (B, S) int: a token sees only its own segment
+    window: int | None,
+) -> Plan:
+    """The plan for whole rows."""
+    masked = key_mask is not None or segment_ids is not None
+    if window is None or length <= window:
+        window = None
+        if not masked:
+            return Plan()
+    index = torch.arange(length, device=device)
+    distance = index[:, None] - index[None, :]  # (S, S)
+    full = (distance >= 0)[None, None]  # (1, 1, S, S)
+    if segment_ids is not None:
+        full = full & (segment_ids[:, None, :, None] == segment_ids[:, None, None, :])
+    if key_mask is not None:
+        # A padded query would see nothing, and a softmax over nothing is NaN: let it see itself.
+        full = full & (key_mask[:, None, None, :] | (distance == 0)[None, None])
+    sliding = full if window is None else full & (distance < window)[None, None]
+    return Plan(full=full if masked else None, sliding=sliding)
+
+
+def plan_decode(lengths: Tensor, used: int, *, ragged: bool, window: int | None) -> Plan:
+    """The plan for one new token a row; `lengths` (B,) counts the tokens before it, at most `used`."""
+    if window is None or used < window:
+        window = None
+        if not ragged:
+            return Plan(decode=True)
+    index = torch.arange(used + 1, device=lengths.device)
+    full = (index <= lengths[:, None])[:, None, None]  # (B, 1, 1, L)
+    sliding = full if window is None else full & (index > lengths[:, None] - window)[:, None, None]
+    return Plan(full=full if ragged else None, sliding=sliding, decode=True)
+
+
+def attend(
+    q: Tensor,  # (B, H, S, E)
+    k: Tensor,  # (B, K, L, E)
+    v: Tensor,  # (B, K, L, E)
+    *,
+    mask: Tensor | None,  # (B|1, 1, S, L) bool
+    decode: bool,
+    scale: float,
+    softcap: float | None,
+) -> Tensor:
+    """Weighted values (B, H, S, E) in the dtype of `q`."""
+    if decode or softcap is not None:
+        if mask is None and not decode:
+            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()[None, None]
+        return _attend_plainly(q, k, v, mask=mask, scale=scale, softcap=softcap)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
+
+
+def _attend_plainly(
+    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, scale: float, softcap: float | None
+) -> Tensor:
+    """Attention as two matrix products, softmax in float32; keys are not repeated for grouped queries.
+
+    For one query row this beats torch's CPU kernel, whose bfloat16 form takes six times as long as float32:
+    the cache holds float32 there, so the products are float32, too.
+    """
+    batch, heads, length, dim = q.shape
+    kv_heads = k.shape[1]
+    rows = (q.to(k.dtype) * scale).reshape(batch, kv_heads, heads // kv_heads * length, dim)
+    scores = (rows @ k.transpose(2, 3)).float()  # (B, K, H/K * S, L)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask is not None:
+        split = scores.view(batch, kv_heads, heads // kv_heads, length, -1)
+        scores = split.masked_fill(~mask[:, :, None], -torch.inf).view_as(scores)
+    out = scores.softmax(dim=-1).to(v.dtype) @ v
+    return out.view(batch, heads, length, dim).to(q.dtype)

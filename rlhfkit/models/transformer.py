@@ -1,0 +1,288 @@
+"""The decoder: one file for all families, whose differences are switches in `ModelConfig`.
+
+Shape letters: B batch, S tokens in a row, V vocabulary, D hidden, H heads, K kv-heads, E head dim, F inner
+width. Rows are padded on the right inside rlhfkit; what stands behind a row's end is never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlhfkit.models.attention import Plan, attend, plan_decode, plan_prefill
+from rlhfkit.models.cache import KVCache
+from rlhfkit.models.config import ModelConfig, Rope
+from rlhfkit.models.layout import Layout
+from rlhfkit.models.rope import Rotary, rotate
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+#: cosines and sines, each (B|1, S, 1, R/2)
+Turns = tuple[Tensor, Tensor]
+
+
+class RMSNorm(nn.Module):
+    """Divide by the root mean square and scale (Zhang and Sennrich, 2019)."""
+
+    def __init__(self, size: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+        self.eps = config.norm_eps
+        self.plus_one = config.norm_plus_one
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normed `x` (..., size)."""
+        if self.plus_one:
+            # Gemma scales before it leaves float32.
+            return F.rms_norm(x.float(), self.weight.shape, 1.0 + self.weight.float(), self.eps).type_as(x)
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Subtract the mean, divide by the deviation, scale and shift."""
+
+    def __init__(self, size: int, config: ModelConfig) -> None:
+        super().__init__(size, eps=config.norm_eps)
+
+
+def _norm(config: ModelConfig, size: int | None = None) -> nn.Module:
+    return (RMSNorm if config.norm == "rms" else LayerNorm)(size or config.hidden_size, config)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with grouped keys; q, k and v come from one product."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.heads, self.kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.sliding = config.slides(layer)
+        self.scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+        if config.attention_scale_by_layer:
+            self.scale /= layer + 1
+        self.softcap = config.attention_softcap
+        width = (self.heads + 2 * self.kv_heads) * self.head_dim
+        self.qkv = nn.Linear(config.hidden_size, width, bias=config.qkv_bias)
+        self.out = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=config.out_bias)
+        self.q_norm = _norm(config, self.head_dim) if config.qk_norm else None
+        self.k_norm = _norm(config, self.head_dim) if config.qk_norm else None
+
+    def forward(self, x: Tensor, turns: Turns | None, plan: Plan, cache: KVCache | None) -> Tensor:
+        """Mix the rows of `x` (B, S, D) along S."""
+        batch, length, _ = x.shape
+        heads = self.qkv(x).view(batch, length, -1, self.head_dim)  # (B, S, H + 2K, E)
+        qk, v = heads[:, :, : self.heads + self.kv_heads], heads[:, :, self.heads + self.kv_heads :]
+        if self.q_norm is not None and self.k_norm is not None:
+            qk = torch.cat([self.q_norm(qk[:, :, : self.heads]), self.k_norm(qk[:, :, self.heads :])], dim=2)
+        if turns is not None:
+            qk = rotate(qk, *turns)
+        qk, v = qk.transpose(1, 2), v.transpose(1, 2)
+        q, k = qk[:, : self.heads], qk[:, self.heads :]  # (B, H, S, E), (B, K, S, E)
+        if cache is not None:
+            if plan.decode:
+                k, v = cache.write_token(self.layer, k, v)
+            else:
+                cache.write_prompt(self.layer, k, v)
+        mask = plan.sliding if self.sliding else plan.full
+        mixed = attend(q, k, v, mask=mask, decode=plan.decode, scale=self.scale, softcap=self.softcap)
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, -1))
+        return out
+
+
+class FeedForward(nn.Module):
+    """Two layers with an activation between, gated (SwiGLU and kin) or not."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d, f, bias = config.hidden_size, config.ffn_hidden_size, config.ffn_bias
+        self.activation = ACTIVATIONS[config.activation]
+        self.gate = nn.Linear(d, f, bias=bias) if config.gated_ffn else None
+        self.up = nn.Linear(d, f, bias=bias)
+        self.down = nn.Linear(f, d, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Position by position, (B, S, D) to (B, S, D)."""
+        up = self.up(x)
+        inner = self.activation(up) if self.gate is None else self.activation(self.gate(x)) * up
+        out: Tensor = self.down(inner)
+        return out
+
+
+class Block(nn.Module):
+    """One layer: attention and feed-forward, each added to what came in."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.parallel = config.parallel_residual
+        self.attn_norm = _norm(config)
+        self.attn = Attention(config, layer)
+        self.attn_post_norm = _norm(config) if config.post_norms else nn.Identity()
+        self.ffn_norm = _norm(config)
+        self.ffn = FeedForward(config)
+        self.ffn_post_norm = _norm(config) if config.post_norms else nn.Identity()
+
+    def forward(self, x: Tensor, turns: Turns | None, plan: Plan, cache: KVCache | None) -> Tensor:
+        """(B, S, D) to (B, S, D)."""
+        mixed: Tensor = x + self.attn_post_norm(self.attn(self.attn_norm(x), turns, plan, cache))
+        before = x if self.parallel else mixed
+        out: Tensor = mixed + self.ffn_post_norm(self.ffn(self.ffn_norm(before)))
+        return out
+
+
+class Transformer(nn.Module):
+    """A causal language model; without its head (`with_head=False`) the backbone of a `ScalarModel`."""
+
+    def __init__(self, config: ModelConfig, *, with_head: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.positions = None if config.rope else nn.Embedding(config.max_seq_len, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = _norm(config)
+        self.lm_head: nn.Linear | None = None
+        if with_head and not config.tie_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        #: how the model lay on disk; None for a fresh one
+        self.layout: Layout | None = None
+        self._rotary = _rotary(config, config.rope)
+        self._sliding_rotary = _rotary(config, config.sliding_rope)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return self.embed.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embed.weight.device
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The matrix (V, D) that turns hidden states into logits; the embedding itself when tied."""
+        weight: Tensor = (self.embed if self.lm_head is None else self.lm_head).weight
+        return weight
+
+    def new_cache(self, batch_size: int, max_seq_len: int) -> KVCache:
+        """An empty cache; float32 on the CPU, where one-row products in bfloat16 are slow."""
+        dtype = torch.float32 if self.device.type == "cpu" else self.dtype
+        return KVCache(self.config, batch_size, max_seq_len, dtype=dtype, device=self.device)
+
+    def hidden(
+        self,
+        input_ids: Tensor,  # (B, S) int
+        *,
+        attention_mask: Tensor | None = None,  # (B, S) bool, padded on either side; None = all real
+        position_ids: Tensor | None = None,  # (B, S) int; None = count the real tokens of a row
+        cache: KVCache | None = None,
+        segment_ids: Tensor | None = None,  # (B, S) int: tokens see only their own segment (packing)
+    ) -> Tensor:
+        """Normed states (B, S, D) before the head.
+
+        With an empty `cache` the prompts (padded on the right) are read into it; with a filled one
+        `input_ids` is the next token of each row (B, 1).
+        """
+        length = input_ids.shape[1]
+        window = self.config.sliding_window
+        decoding = cache is not None and cache.used > 0
+        if cache is not None and decoding:
+            assert length == 1, "one new token a row"
+            assert cache.used < cache.max_seq_len, "the cache is full"
+            positions = cache.lengths[:, None]
+            row_lengths = positions + 1
+            plan = plan_decode(cache.lengths, cache.used, ragged=cache.ragged, window=window)
+        else:
+            key_mask = _unless_right_padded(attention_mask)
+            assert cache is None or key_mask is None, "a cache is filled from rows padded on the right"
+            positions = _positions(input_ids, position_ids, key_mask, segment_ids)
+            row_lengths = _row_lengths(positions, attention_mask)
+            plan = plan_prefill(
+                length, input_ids.device, key_mask=key_mask, segment_ids=segment_ids, window=window
+            )
+        x = self._run_layers(self._embed(input_ids, positions), positions, row_lengths, plan, cache)
+        if cache is not None:
+            if decoding:
+                cache.advance()
+            else:
+                cache.start(None if attention_mask is None else attention_mask.sum(dim=1), length)
+        out: Tensor = self.norm(x)
+        return out
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) in float32 of states (..., D), soft cap included."""
+        logits = F.linear(hidden, self.head_weight).float()
+        cap = self.config.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Tensor) -> Tensor:
+        """Logits (B, S, V) in float32; see `hidden` for the arguments."""
+        return self.head(self.hidden(input_ids, attention_mask=attention_mask, **kwargs))  # type: ignore[arg-type]
+
+    def _embed(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        x: Tensor = self.embed(input_ids)
+        if self.config.embedding_scale != 1.0:
+            # Rounded to the weights' dtype first, as Gemma was trained.
+            x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype, device=x.device)
+        if self.positions is not None:
+            x = x + self.positions(positions)
+        return x
+
+    def _run_layers(
+        self, x: Tensor, positions: Tensor, row_lengths: Tensor, plan: Plan, cache: KVCache | None
+    ) -> Tensor:
+        turns = self._rotary(positions, row_lengths, x.dtype) if self._rotary else None
+        sliding_turns = turns
+        if self._sliding_rotary:
+            sliding_turns = self._sliding_rotary(positions, row_lengths, x.dtype)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, sliding_turns if self.config.slides(index) else turns, plan, cache)
+        return x
+
+
+def _rotary(config: ModelConfig, rope: Rope | None) -> Rotary | None:
+    return None if rope is None else Rotary(rope, config.head_dim, config.max_seq_len)
+
+
+def _unless_right_padded(attention_mask: Tensor | None) -> Tensor | None:
+    """The mask (B, S), or None if each row is real up to some point: then causality is enough."""
+    if attention_mask is None:
+        return None
+    mask = attention_mask.bool()
+    return mask if bool((mask[:, 1:] & ~mask[:, :-1]).any()) else None
+
+
+def _positions(
+    input_ids: Tensor, position_ids: Tensor | None, key_mask: Tensor | None, segment_ids: Tensor | None
+) -> Tensor:
+    """Positions (B|1, S): as given, or counted from the row's or the segment's first real token."""
+    if position_ids is not None:
+        return position_ids
+    if key_mask is not None:
+        return (key_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    index = torch.arange(input_ids.shape[1], device=input_ids.device)[None]  # (1, S)
+    if segment_ids is not None:
+        starts = F.pad(segment_ids[:, 1:] != segment_ids[:, :-1], (1, 0), value=True)
+        return index - torch.where(starts, index, 0).cummax(dim=1).values
+    return index
+
+
+def _row_lengths(positions: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """How many real tokens each row has (B|1, 1)."""
+    if attention_mask is None:
+        return positions.amax(dim=1, keepdim=True) + 1
+    return attention_mask.long().sum(dim=1, keepdim=True)
+
+
+def parameter_shapes(config: ModelConfig, *, with_head: bool = True) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter, without allocating any."""
+    with torch.device("meta"):
+        model = Transformer(config, with_head=with_head)
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
