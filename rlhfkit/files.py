@@ -1,8 +1,9 @@
 """Files that appear whole or not at all, locks, digests and room on the disk.
 
-A writer works under a random name beside its target (`.NAME.xxxxxxxx.tmp`), flushes the bytes to the disk and
-renames. Whatever ends it, the name that was asked for holds the old content or the new one, never half. What a
-SIGKILL leaves behind carries `TEMPORARY_SUFFIX`; sweeping it is the business of whoever owns the directory.
+A writer works under a random name beside its target (`.NAME.xxxxxxxx.tmp`), flushes the bytes to the disk
+and renames. Whatever ends it, the name that was asked for holds the old content or the new one, never half.
+What a SIGKILL leaves behind carries `TEMPORARY_SUFFIX`; sweeping it is the business of whoever owns the
+directory.
 """
 
 from __future__ import annotations
@@ -159,8 +160,8 @@ def atomic_directory(path: StrPath, *, force: bool) -> Iterator[Path]:
     """Build a directory aside; it takes the name `path` only when the block ends without an exception.
 
     A new or empty target is replaced by one rename. With `force`, the files of a former run are replaced one
-    by one: its `run.json` goes first and the new one comes last, so that a directory with `run.json` is whole;
-    files that the former run had written and the new one has not are deleted, other files stay.
+    by one: its `run.json` goes first and the new one comes last, so that a directory with `run.json` is
+    whole; files that the former run had written and the new one has not are deleted, other files stay.
     Raises CannotCreate (73) before the block runs, InputOutputError (74) when writing fails.
     """
     target = Path(os.path.realpath(path))
@@ -197,8 +198,8 @@ def _put_in_place(aside: Path, target: Path) -> None:
     stale = _outputs_of(target / MANIFEST)
     (target / MANIFEST).unlink(missing_ok=True)
     names = sorted((p.relative_to(aside) for p in aside.rglob("*") if not p.is_dir()), key=_manifest_last)
-    for name in stale - {str(name) for name in names}:
-        (target / name).unlink(missing_ok=True)
+    for old in stale - {str(name) for name in names}:
+        (target / old).unlink(missing_ok=True)
     for name in names:
         if str(name) == MANIFEST:
             fsync_directory(target)

@@ -1,0 +1,365 @@
+"""JSON lines in and out: streams of rows that know the file and line they came from.
+
+`read_rows` gives the objects of its inputs as they stand; `rlhfkit.data.records` makes checked records of
+them. Memory is bounded by one read (256 KiB) and the longest line, whatever the length of the input.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, BinaryIO, Generic, TypeVar
+
+import msgspec
+
+from rlhfkit import context
+from rlhfkit.config import ReadConfig, TrainConfig
+from rlhfkit.data.sources import STDIN, Block, check_inputs, line_blocks
+from rlhfkit.data.strict import Malformed, parse
+from rlhfkit.errors import BadRecords, DataError, RlhfkitError, UsageError
+from rlhfkit.files import atomic_file
+
+T = TypeVar("T")
+Record = dict[str, object]
+#: File names ("-" is standard input), or records given by a Python caller.
+Source = Sequence[str | os.PathLike[str]] | Iterable[Mapping[str, object]]
+#: A new name and the path of the old one.
+Rename = tuple[str, tuple[str, ...]]
+
+MAX_ERRORS = 10
+_RECORDS_PER_BLOCK = 256
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_encoder = msgspec.json.Encoder()
+
+
+class Row(msgspec.Struct, gc=False):
+    """One object of the input, with its fields decoded (`values`) and as they were written (`fields`)."""
+
+    source: str
+    line: int
+    raw: bytes  # the line as read
+    text: bytes  # the line with escaped non-ASCII characters written out
+    values: dict[str, Any]
+    renames: tuple[Rename, ...] = ()
+    replaced: dict[str, object] | None = None
+
+    @property
+    def where(self) -> str:
+        """`file:line`, for messages."""
+        return f"{self.source}:{self.line}"
+
+    @property
+    def fields(self) -> dict[str, msgspec.Raw]:
+        """The fields in order, renamed, each as the JSON that stood in the input. Decoded at every call."""
+        fields = _decode_fields(self.text)
+        for new, path in self.renames:
+            _rename(fields, new, path, _raw_at)
+        for name, value in (self.replaced or {}).items():
+            fields[name] = msgspec.Raw(_encoder.encode(value))
+        return fields
+
+    @property
+    def data(self) -> dict[str, msgspec.Raw]:
+        """The same as `fields`."""
+        return self.fields
+
+    def rename(self, new: str, old: str) -> None:
+        """Read the field `old` under the name `new` from now on."""
+        self.renames = (*self.renames, (new, (old,)))
+        _rename(self.values, new, (old,), _value_at)
+
+    def replace(self, name: str, value: object) -> None:
+        """Put another value into a field."""
+        self.values[name] = value
+        self.replaced = {**(self.replaced or {}), name: value}
+
+
+class Reader(Generic[T]):
+    """Items made of the rows of some inputs; iterate over it, or take `batches`.
+
+    `count` good ones came so far, `bad` were skipped, `blank` lines were passed over.
+    """
+
+    def __init__(
+        self,
+        inputs: Source,
+        reading: ReadConfig,
+        convert: Callable[[Row], T],
+        remarks: Mapping[str, int] | None = None,
+    ) -> None:
+        """`remarks` are counts that `convert` keeps; they are told when all is read."""
+        self._remarks = remarks if remarks is not None else {}
+        self._reading = reading
+        self._convert = convert
+        self._renames = tuple(_parse_map(setting) for setting in reading.map)
+        self.count = self.bad = self.blank = 0
+        if reading.rejects is not None and reading.on_bad_line != "skip":
+            raise UsageError("--rejects needs --on-bad-line skip", where="--rejects")
+        names = _file_names(inputs)
+        if names is None:
+            self._blocks: Iterator[Block] = _blocks_of_records(inputs)  # type: ignore[arg-type]
+        else:
+            check_inputs(names)
+            self._blocks = (b for name in names for b in line_blocks(name, reading.max_line_bytes))
+
+    def __iter__(self) -> Iterator[T]:
+        for batch in self.batches():
+            yield from batch
+
+    def batches(self, size: int | None = None) -> Iterator[list[T]]:
+        """Lists of `size` items, or (None) of whatever one read completed, at once.
+
+        At a bad row the items before it come out first, then its DataError is raised.
+        """
+        held: list[T] = []
+        with self._rejects() as rejects:
+
+            def skip(error: DataError, block: Block, index: int) -> bool:
+                if self._reading.on_bad_line == "skip":
+                    _write_reject(rejects, error, block, index)
+                    return True
+                return False
+
+            while not self._enough():
+                error: RlhfkitError | None = None
+                try:
+                    items, error = self._items(next(self._blocks), skip)
+                    held += items
+                except StopIteration:
+                    break
+                except RlhfkitError as failure:
+                    error = failure
+                while held and len(held) >= (size or 1):
+                    yield held[:size]
+                    held = held[size:] if size else []
+                if error is not None:
+                    if held:
+                        yield held
+                    raise error
+            if held:
+                yield held
+        self._say_what_was_skipped()
+
+    def read_all(self) -> list[T]:
+        """All items. Raises DataError when there are none, BadRecords (the first ten) for bad rows."""
+        if self._reading.on_bad_line == "skip":
+            items = list(self)
+        else:
+            items = self._collect()
+        if not items:
+            raise DataError("no records", hint="the input is empty")
+        return items
+
+    def _collect(self) -> list[T]:
+        items: list[T] = []
+        errors: list[DataError] = []
+
+        def collect(error: DataError, block: Block, index: int) -> bool:
+            errors.append(error) if len(errors) < MAX_ERRORS else None
+            return True
+
+        for block in self._blocks:
+            items += self._items(block, collect)[0]
+            if self._enough():
+                break
+        if self.bad > 1:
+            raise BadRecords(errors, more=self.bad - len(errors))
+        if errors:
+            raise errors[0]
+        return items
+
+    def _enough(self) -> bool:
+        return self._reading.limit is not None and self.count >= self._reading.limit
+
+    def _items(
+        self, block: Block, on_bad: Callable[[DataError, Block, int], bool]
+    ) -> tuple[list[T], DataError | None]:
+        """The items of a block up to the first bad row for which `on_bad` is False, and its error."""
+        items: list[T] = []
+        source, renames, limit = block.source, self._renames, self._reading.max_line_bytes
+        room = None if self._reading.limit is None else self._reading.limit - self.count
+        for index, raw in enumerate(block.lines):
+            if not raw or raw.isspace():
+                self.blank += 1
+                continue
+            if room is not None and len(items) >= room:
+                break
+            try:
+                if block.too_long or len(raw) > limit:
+                    raise Malformed(f"line longer than {limit:,} bytes", hint="--max-line-bytes allows more")
+                values, text = parse(raw)
+                row = Row(source, block.line + index, raw, text, values, renames)
+                for new, path in renames:
+                    _rename(values, new, path, _value_at)
+                items.append(self._convert(row))
+            except (Malformed, DataError) as problem:
+                error = _data_error(problem, block, index) if isinstance(problem, Malformed) else problem
+                self.bad += 1
+                if not on_bad(error, block, index):
+                    self.count += len(items)
+                    return items, error
+        self.count += len(items)
+        return items, None
+
+    @contextmanager
+    def _rejects(self) -> Iterator[BinaryIO | None]:
+        reading = self._reading
+        trainer = isinstance(reading, TrainConfig)
+        if reading.rejects is None or (trainer and getattr(reading, "dry_run", False)):
+            with nullcontext() as nothing:
+                yield nothing
+            return
+        # A trainer that resumes reads its records again and finds the same ones bad.
+        with atomic_file(reading.rejects, force=trainer or bool(getattr(reading, "force", False))) as file:
+            yield file
+
+    def _say_what_was_skipped(self) -> None:
+        if self.bad:
+            kept = f" (kept in {self._reading.rejects})" if self._reading.rejects else ""
+            context.note(f"skipped {self.bad} bad record{'s' if self.bad > 1 else ''}{kept}")
+        for remark, count in self._remarks.items():
+            context.warn(f"{count} {remark}")
+        if not self.count and self._reading.limit != 0:
+            context.note("no records in the input")
+
+
+def read_rows(inputs: Source, reading: ReadConfig) -> Reader[Row]:
+    """Rows of JSONL files, of standard input, or of records given by a Python caller, in order.
+
+    Raises UsageError, InputMissing at once; DataError and InputOutputError while iterating.
+    """
+    return Reader(inputs, reading, lambda row: row)
+
+
+# -- inputs ------------------------------------------------------------------------------------------------
+
+
+def _file_names(inputs: Source) -> list[str] | None:
+    """The names, or None when `inputs` are records."""
+    if isinstance(inputs, str | os.PathLike):
+        return [os.fspath(inputs)]
+    if isinstance(inputs, Sequence) and all(isinstance(item, str | os.PathLike) for item in inputs):
+        return [os.fspath(item) for item in inputs]
+    return None
+
+
+def _blocks_of_records(records: Iterable[Mapping[str, object]]) -> Iterator[Block]:
+    """Records of a Python caller as lines: from a list many at once, from a generator one by one."""
+    block_size = 1 if isinstance(records, Iterator) else _RECORDS_PER_BLOCK
+    lines: list[bytes] = []
+    first = 1
+    for number, record in enumerate(records, start=1):
+        try:
+            lines.append(encode(dict(record)))
+        except (ValueError, TypeError) as error:
+            raise DataError(str(error), where=f"<records>:{number}") from None
+        if len(lines) == block_size:
+            yield Block("<records>", first, 0, lines, False)
+            lines, first = [], number + 1
+    if lines:
+        yield Block("<records>", first, 0, lines, False)
+
+
+def _data_error(problem: Malformed, block: Block, index: int) -> DataError:
+    where, message = f"{block.source}:{block.line + index}", problem.message
+    if problem.column is not None:
+        where += f":{problem.column}"
+    if problem.offset is not None:
+        before = sum(len(line) + 1 for line in block.lines[:index])
+        message += f" at byte offset {block.offset + before + problem.offset}"
+    return DataError(message, where=where, hint=problem.hint)
+
+
+def _write_reject(file: BinaryIO | None, error: DataError, block: Block, index: int) -> None:
+    if file is not None:
+        raw = block.lines[index].decode(errors="backslashreplace")
+        reject: Record = {
+            "source": block.source,
+            "line": block.line + index,
+            "error": error.message,
+            "raw": raw,
+        }
+        file.write(encode(reject) + b"\n")
+
+
+# -- renaming ----------------------------------------------------------------------------------------------
+
+
+def _parse_map(setting: str) -> Rename:
+    new, equals, old = setting.partition("=")
+    if not new or not equals or not old:
+        raise UsageError(
+            f"{setting!r} is not NEW=OLD", where="--map", hint="for example --map completion=answer"
+        )
+    return new, tuple(old.split("."))
+
+
+_MISSING: Any = object()
+
+
+def _rename(fields: dict[str, Any], new: str, path: tuple[str, ...], at: Callable[[Any, str], Any]) -> None:
+    """Put what stands at `path` under `new`: in its place if it is a field, else at the end."""
+    whole = ".".join(path)
+    if whole in fields:
+        if whole != new:
+            renamed = {(new if k == whole else k): v for k, v in fields.items() if k != new}
+            fields.clear()
+            fields.update(renamed)
+        return
+    found: Any = fields
+    for part in path:
+        found = at(found, part)
+        if found is _MISSING:
+            return
+    fields[new] = found
+
+
+def _value_at(container: Any, part: str) -> Any:
+    if isinstance(container, dict):
+        return container.get(part, _MISSING)
+    if isinstance(container, list) and part.isdigit() and int(part) < len(container):
+        return container[int(part)]
+    return _MISSING
+
+
+def _raw_at(container: Any, part: str) -> Any:
+    if isinstance(container, dict):
+        return container.get(part, _MISSING)
+    first = bytes(container)[:1]
+    if first == b"{":
+        return _decode_fields(container).get(part, _MISSING)
+    return _value_at(_decode_items(container) if first == b"[" else None, part)
+
+
+# -- writing -----------------------------------------------------------------------------------------------
+
+
+def encode(record: Mapping[str, object]) -> bytes:
+    """One record as compact JSON in UTF-8, without a line end. Raises ValueError for NaN and Infinity."""
+    _refuse_nonfinite(record)
+    return _encoder.encode(record)
+
+
+def encode_lines(batch: Iterable[Mapping[str, object]]) -> bytes:
+    """Records as JSON lines, each with its LF. Raises ValueError for NaN and Infinity."""
+    records = list(batch)
+    for record in records:
+        _refuse_nonfinite(record)
+    return _encoder.encode_lines(records)
+
+
+def _refuse_nonfinite(value: Any) -> None:
+    # msgspec would write null.
+    for item in value.values() if isinstance(value, Mapping) else value:
+        kind = type(item)
+        if kind is float:
+            if not math.isfinite(item):
+                raise ValueError(f"{item} is not finite")
+        elif kind is dict or kind is list or kind is tuple:
+            _refuse_nonfinite(item)
+
+
+__all__ = ["STDIN", "Reader", "Record", "Row", "Source", "encode", "encode_lines", "read_rows"]

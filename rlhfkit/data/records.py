@@ -1,0 +1,351 @@
+"""Records: the checked objects that every command reads and writes. `docs/formats.md` describes them.
+
+`read_records(inputs, Pair, reading)` reads one kind. Every record keeps its `row`, which knows the file and
+line it came from, and `fields`: all of the original, as it was written, for whoever passes it on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from rlhfkit.config import ReadConfig
+from rlhfkit.data.jsonl import Reader, Record, Row, Source
+from rlhfkit.data.pairs import prompt_chosen_rejected
+from rlhfkit.data.shapes import (
+    Completion,
+    Message,
+    Turns,
+    bad,
+    completion_value,
+    conversation,
+    is_blank,
+    many_completions,
+    missing,
+    number,
+    prompt_field,
+    record_id,
+    single_completion,
+    text_field,
+)
+from rlhfkit.data.splice import completion_raws, scored_completions
+from rlhfkit.data.tiers import Tiers, agree, grouped, tiers_field
+from rlhfkit.errors import DataError
+
+_Id = str | int | None
+
+
+class _OfRow(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What every record has. (Fields only; see the kinds below.)"""
+
+    row: Row
+    id: _Id = None
+
+    @property
+    def where(self) -> str:
+        """`file:line`, for messages."""
+        return self.row.where
+
+    @property
+    def fields(self) -> dict[str, msgspec.Raw]:
+        """All fields of the original record, as they were written."""
+        return self.row.fields
+
+
+class Text(_OfRow, frozen=True, gc=False, kw_only=True):
+    """A document."""
+
+    text: str
+
+
+class Prompt(_OfRow, frozen=True, gc=False, kw_only=True):
+    """Something to complete."""
+
+    prompt: Turns
+
+
+class Demonstration(_OfRow, frozen=True, gc=False, kw_only=True):
+    """What to imitate: `prompt` and `completion`, or `messages`, or `text`; the others are None."""
+
+    prompt: Turns | None = None
+    completion: Turns | None = None
+    messages: list[Message] | None = None
+    text: str | None = None
+
+
+class Sample(_OfRow, frozen=True, gc=False, kw_only=True):
+    """A prompt with one completion (`single`) or several."""
+
+    prompt: Turns
+    completions: list[Completion]
+    single: bool
+
+    def with_scores(self, scores: Sequence[float]) -> Record:
+        """The record with one score beside each completion, everything else unchanged."""
+        assert len(scores) == len(self.completions)
+        fields = self.fields
+        if self.single:
+            return {**fields, "score": float(scores[0])}
+        scored = scored_completions(fields["completions"], self.row.values["completions"], scores)
+        return {**fields, "completions": scored}
+
+    def with_ranking(self, tiers: Tiers) -> Record:
+        """The record with this `ranking`.
+
+        `ranks` go, and scores that say something else are kept as `previous_score`: a record whose sources
+        disagree is bad data.
+        """
+        assert not self.single
+        fields: Record = {name: value for name, value in self.fields.items() if name != "ranks"}
+        scores = [completion.score for completion in self.completions]
+        if None not in scores and not agree(tiers, grouped(dict(enumerate(scores)), best_first=-1)):  # type: ignore[arg-type]
+            fields["completions"] = [
+                {("previous_score" if key == "score" else key): value for key, value in data.items()}
+                for data in self.row.values["completions"]
+            ]
+        fields["ranking"] = tiers
+        return fields
+
+
+class Ranking(_OfRow, frozen=True, gc=False, kw_only=True):
+    """A prompt, at least two completions, and tiers of their indices, best first."""
+
+    prompt: Turns
+    completions: list[Completion]
+    tiers: Tiers
+
+    @property
+    def unranked(self) -> int:
+        """How many completions the ranking leaves out."""
+        return len(self.completions) - sum(map(len, self.tiers))
+
+    def pairs(self, indices: Iterable[tuple[int, int]], group: str, *, margin: bool = False) -> list[Record]:
+        """Pair records of these (chosen, rejected) indices.
+
+        The other fields of the ranking pass through, except those that a pair replaces. With `margin`, the
+        difference of the two scores is added where both are known.
+        """
+        fields = self.fields
+        prompt = fields["prompt"]
+        texts = completion_raws(fields["completions"], self.row.values["completions"])
+        rest = {name: value for name, value in fields.items() if name not in _NOT_PASSED_TO_PAIRS}
+        pairs: list[Record] = [
+            {"prompt": prompt, "chosen": texts[a], "rejected": texts[b], "group": group, **rest}
+            for a, b in indices
+        ]
+        if margin:
+            for pair, (a, b) in zip(pairs, indices, strict=True):
+                better, worse = self.completions[a].score, self.completions[b].score
+                if better is not None and worse is not None:
+                    pair["margin"] = better - worse
+        return pairs
+
+
+_NOT_PASSED_TO_PAIRS = frozenset(
+    {"prompt", "completions", "ranking", "ranks", "chosen", "rejected", "group", "margin"}
+)
+
+
+class Pair(_OfRow, frozen=True, gc=False, kw_only=True):
+    """A preference. Pairs of one ranking share their `group`."""
+
+    prompt: Turns
+    chosen: Turns
+    rejected: Turns
+    group: str | None = None
+    margin: float | None = None
+
+
+class Judgement(_OfRow, frozen=True, gc=False, kw_only=True):
+    """A verdict on two models' answers. `preference` is 1 for a, 0 for b, 0.5 for a tie, or between."""
+
+    model_a: str
+    model_b: str
+    preference: float
+    prompt: Turns | None = None
+    completion_a: Turns | None = None
+    completion_b: Turns | None = None
+    order: str | None = None
+    judge: str | None = None
+
+
+R = TypeVar("R", bound=_OfRow)
+RecordReader = Reader
+
+
+def read_records(inputs: Source, kind: type[R], reading: ReadConfig) -> Reader[R]:
+    """Records of one kind from JSONL files, standard input ("-") or a Python caller's own objects.
+
+    Raises UsageError and InputMissing (66) at once, and while iterating DataError (65), which names file,
+    line and field.
+    """
+    convert: Callable[[Row, ReadConfig, Counter[str]], Any] = _CONVERTERS[kind]
+    remarks: Counter[str] = Counter()
+    return Reader(inputs, reading, lambda row: convert(row, reading, remarks), remarks)
+
+
+def read_preferences(inputs: Source, reading: ReadConfig) -> Reader[Pair | Ranking]:
+    """Pairs and rankings, also mixed: a record with `chosen` is a pair. Raises like `read_records`."""
+    remarks: Counter[str] = Counter()
+
+    def convert(row: Row) -> Pair | Ranking:
+        return _pair(row, reading, remarks) if "chosen" in row.values else _ranking(row, reading, remarks)
+
+    return Reader(inputs, reading, convert, remarks)
+
+
+def check_unique_ids(records: Iterable[_OfRow]) -> None:
+    """Refuse two records with one id: a seed, a score or a verdict could not tell them apart."""
+    seen: dict[str | int, str] = {}
+    for record in records:
+        if record.id is not None:
+            if record.id in seen:
+                first = seen[record.id]
+                raise DataError(f"id {record.id!r} was used before, at {first}", where=record.where)
+            seen[record.id] = record.where
+
+
+# -- from rows ---------------------------------------------------------------------------------------------
+
+
+def _text(row: Row, _: ReadConfig, __: Counter[str]) -> Text:
+    if "text" not in row.values:
+        raise missing(row, "text.text")
+    return Text(row=row, id=record_id(row, "text"), text=text_field(row, "text.text", row.values["text"]))
+
+
+def _prompt(row: Row, _: ReadConfig, remarks: Counter[str]) -> Prompt:
+    named = "prompt" in row.values
+    prompt = prompt_field(row, "prompt")
+    if not named:
+        prompt = _without_answer(row, prompt)
+    if is_blank(prompt) if isinstance(prompt, str) else False:
+        remarks["empty prompts"] += 1
+    return Prompt(row=row, id=record_id(row, "prompt"), prompt=prompt)
+
+
+def _without_answer(row: Row, prompt: Turns) -> Turns:
+    """Of a whole conversation in `messages`, the part that is to be answered."""
+    assert isinstance(prompt, list)
+    end = len(prompt)
+    while prompt[end - 1].role != "user" and prompt[end - 1].role != "tool":
+        end -= 1
+    if end < len(prompt):
+        prompt = prompt[:end]
+        row.replace("prompt", [{"role": m.role, "content": m.content} for m in prompt])
+    return prompt
+
+
+def _demonstration(row: Row, _: ReadConfig, __: Counter[str]) -> Demonstration:
+    values, identity = row.values, record_id(row, "demonstration")
+    if "conversations" in values and "messages" not in values:
+        row.rename("messages", "conversations")
+    if "prompt" not in values and "messages" in values:
+        path = "demonstration.messages"
+        messages = conversation(row, path, values["messages"])
+        if is_blank(messages):
+            raise bad(row, path, "no words of the assistant to learn from")
+        return Demonstration(row=row, id=identity, messages=messages)
+    if "prompt" not in values and "completion" not in values and "text" in values:
+        text = text_field(row, "demonstration.text", values["text"])
+        if not text.strip():
+            raise bad(row, "demonstration.text", "blank")
+        return Demonstration(row=row, id=identity, text=text)
+    prompt = prompt_field(row, "demonstration")
+    completion = single_completion(row, "demonstration").turns
+    if is_blank(completion):
+        raise bad(row, "demonstration.completion", "blank", "--on-bad-line skip drops such records")
+    return Demonstration(row=row, id=identity, prompt=prompt, completion=completion)
+
+
+def _sample(row: Row, _: ReadConfig, __: Counter[str]) -> Sample:
+    values = row.values
+    prompt, identity = prompt_field(row, "sample"), record_id(row, "sample")
+    if "completions" in values or "responses" in values:
+        completions = many_completions(row, "sample")
+        return Sample(row=row, id=identity, prompt=prompt, completions=completions, single=False)
+    completion = single_completion(row, "sample")
+    if (score := values.get("score")) is not None:
+        score = number(row, "sample.score", score)
+        completion = Completion(completion.text, completion.messages, score, completion.data)
+    return Sample(row=row, id=identity, prompt=prompt, completions=[completion], single=True)
+
+
+def _ranking(row: Row, reading: ReadConfig, __: Counter[str]) -> Ranking:
+    prompt = prompt_field(row, "ranking")
+    completions = many_completions(row, "ranking")
+    if len(completions) < 2:
+        raise bad(row, "ranking.completions", "one completion cannot be ranked")
+    tiers = tiers_field(row, "ranking", completions, reading.rank_order)
+    return Ranking(row=row, id=record_id(row, "ranking"), prompt=prompt, completions=completions, tiers=tiers)
+
+
+def _pair(row: Row, _: ReadConfig, __: Counter[str]) -> Pair:
+    prompt, chosen, rejected = prompt_chosen_rejected(row)
+    group, margin = row.values.get("group"), row.values.get("margin")
+    if group is not None and type(group) is not str and type(group) is not int:
+        raise bad(row, "pair.group", "expected a string or an integer")
+    return Pair(
+        row=row,
+        id=record_id(row, "pair"),
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        group=None if group is None else str(group),
+        margin=None if margin is None else number(row, "pair.margin", margin),
+    )
+
+
+_WINNERS = {"a": 1.0, "model_a": 1.0, "b": 0.0, "model_b": 0.0, "tie": 0.5, "tie (bothbad)": 0.5}
+
+
+def _judgement(row: Row, _: ReadConfig, __: Counter[str]) -> Judgement:
+    values = row.values
+    for name in ("model_a", "model_b"):
+        if name not in values:
+            raise missing(row, f"judgement.{name}")
+    optional = {
+        name: completion_value(row, f"judgement.{name}", values[name]).turns
+        for name in ("completion_a", "completion_b")
+        if values.get(name) is not None
+    }
+    return Judgement(
+        row=row,
+        id=record_id(row, "judgement"),
+        model_a=text_field(row, "judgement.model_a", values["model_a"]),
+        model_b=text_field(row, "judgement.model_b", values["model_b"]),
+        preference=_preference(row),
+        prompt=prompt_field(row, "judgement") if values.get("prompt") is not None else None,
+        order=None if values.get("order") is None else str(values["order"]),
+        judge=None if values.get("judge") is None else str(values["judge"]),
+        **optional,
+    )
+
+
+def _preference(row: Row) -> float:
+    path = "judgement.preference"
+    if row.values.get("preference") is None:
+        winner = row.values.get("winner")
+        if winner is None:
+            raise missing(row, path)
+        if winner not in _WINNERS:
+            raise bad(row, "judgement.winner", f"{winner!r} is none of {', '.join(_WINNERS)}")
+        return _WINNERS[winner]
+    value = number(row, path, row.values["preference"])
+    if not 0 <= value <= 1:
+        raise bad(row, path, f"{value} is outside 0..1")
+    return value
+
+
+_CONVERTERS: dict[type, Any] = {
+    Text: _text,
+    Prompt: _prompt,
+    Demonstration: _demonstration,
+    Sample: _sample,
+    Ranking: _ranking,
+    Pair: _pair,
+    Judgement: _judgement,
+}
