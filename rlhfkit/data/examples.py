@@ -1,0 +1,133 @@
+"""From records to token sequences with masks, and the account of what was cut or dropped on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from rlhfkit.data.batching import Example
+from rlhfkit.data.records import Demonstration, Prompt
+from rlhfkit.data.shapes import Message
+from rlhfkit.data.tokenizer import Tokenizer, completion_ids, prompt_ids
+from rlhfkit.errors import DataError
+
+
+@dataclass
+class Account:
+    """How many sequences were used as they are, cut, or dropped, and why."""
+
+    records: int = 0
+    truncated: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def drop(self, reason: str) -> None:
+        """Count one dropped record."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+    def facts(self) -> dict[str, object]:
+        """The account as plain data."""
+        return {"records": self.records, "truncated": self.truncated, "dropped": dict(self.dropped)}
+
+    def lines(self) -> list[str]:
+        """What is worth telling a person: nothing when all records were used whole."""
+        out = [
+            f"{count} of {self.records} records dropped: {reason}" for reason, count in self.dropped.items()
+        ]
+        if self.truncated:
+            out.append(f"{self.truncated} of {self.records} records cut to fit --max-seq-len")
+        return out
+
+
+def demonstration_examples(
+    records: Iterable[Demonstration], tokenizer: Tokenizer, max_len: int, *, loss_on: str
+) -> tuple[list[Example], Account]:
+    """Sequences for fine-tuning; `loss_on` "completion" trains answers (end tokens included), "all" all.
+
+    A sequence longer than `max_len` loses its end. Raises DataError when nothing is left to train on.
+    """
+    account = Account()
+    examples = []
+    for record in records:
+        account.records += 1
+        ids, mask = _demonstration(record, tokenizer)
+        if loss_on == "all":
+            mask = [True] * len(ids)
+        if len(ids) > max_len:
+            account.truncated += 1
+            ids, mask = ids[:max_len], mask[:max_len]
+        if not any(mask[1:]):
+            account.drop("no token to train on")
+            continue
+        examples.append(Example(ids, mask))
+    if account.records and not examples:
+        raise DataError(
+            f"none of the {account.records} records has a token to train on within {max_len} tokens",
+            hint="raise --max-seq-len, or look at --dry-run",
+        )
+    return examples, account
+
+
+def _demonstration(record: Demonstration, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+    if record.messages is not None:
+        return tokenizer.encode_chat_masked(record.messages)
+    if record.text is not None:
+        ids = [*tokenizer.encode(record.text, add_special=True)]
+        if ids[-1:] != [tokenizer.eos_id]:
+            ids.append(tokenizer.eos_id)
+        return ids, [True] * len(ids)
+    assert record.prompt is not None
+    assert record.completion is not None
+    before, after = answer_ids(tokenizer, record.prompt, record.completion)
+    return before + after, [False] * len(before) + [True] * len(after)
+
+
+def answer_ids(
+    tokenizer: Tokenizer, prompt: str | list[Message], answer: str | list[Message]
+) -> tuple[list[int], list[int]]:
+    """(prompt ids, answer ids with the end token) of one answer to a prompt."""
+    chat = None if isinstance(prompt, str) else prompt
+    return prompt_ids(tokenizer, prompt), completion_ids(tokenizer, answer, prompt=chat)
+
+
+def prompt_sequences(
+    records: Iterable[Prompt], tokenizer: Tokenizer, max_len: int
+) -> tuple[list[Prompt], list[list[int]], Account]:
+    """Prompts that leave room to answer: those over `max_len` tokens are dropped and counted."""
+    account = Account()
+    kept: list[Prompt] = []
+    sequences: list[list[int]] = []
+    for record in records:
+        account.records += 1
+        ids = prompt_ids(tokenizer, record.prompt)
+        if not ids:
+            account.drop("empty prompt")
+        elif len(ids) > max_len:
+            account.drop(f"prompt over {max_len} tokens")
+        else:
+            kept.append(record)
+            sequences.append(ids)
+    if account.records and not kept:
+        raise DataError(
+            f"none of the {account.records} prompts fits {max_len} tokens",
+            hint="lower --max-new-tokens, or use a model with a longer context",
+        )
+    return kept, sequences, account
+
+
+def marked_pieces(tokenizer: Tokenizer, example: Example) -> list[tuple[str, bool]]:
+    """A sequence as decoded pieces with whether they count in the loss."""
+    pieces: list[tuple[str, bool]] = []
+    run: list[int] = []
+    state = False
+    for token, counts in zip(example.ids, example.mask, strict=True):
+        if counts != state and run:
+            pieces.append((tokenizer.decode(run, skip_special=False), state))
+            run = []
+        state = counts
+        run.append(token)
+    return [*pieces, (tokenizer.decode(run, skip_special=False), state)]
+
+
+def longest(sequences: Sequence[Sequence[int]]) -> int:
+    """Length of the longest sequence, 0 without any."""
+    return max((len(s) for s in sequences), default=0)

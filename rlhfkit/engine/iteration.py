@@ -1,0 +1,320 @@
+"""A PPO iteration as a step of the loop: sample, score, measure, update; and what resuming needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from rlhfkit.data.batching import Order
+from rlhfkit.data.records import Prompt
+from rlhfkit.data.tokenizer import Tokenizer
+from rlhfkit.engine.actors import Actors, EpisodeScorer
+from rlhfkit.engine.draw import Sampling, row_seed
+from rlhfkit.engine.generate import generate
+from rlhfkit.engine.lm import lm_objective
+from rlhfkit.engine.loop import Figures, Objective, optimize
+from rlhfkit.engine.optim import AdamW, WeightAverage, learning_rate
+from rlhfkit.engine.ppo import (
+    Payment,
+    minibatch_plan,
+    pay,
+    policy_objective,
+    rollout_figures,
+    scale_advantages,
+    set_advantages,
+    value_objective,
+)
+from rlhfkit.engine.rollout import Episode, cut, measure
+from rlhfkit.engine.run import Run, Snapshot
+from rlhfkit.engine.setup import Setup
+from rlhfkit.objectives.kl import AdaptiveKL
+
+if TYPE_CHECKING:
+    from rlhfkit.data.windows import WindowOrder
+    from rlhfkit.stages.ppo import Config
+
+#: Mean over an iteration's updates -> the name it is logged under.
+UPDATE_FIGURES = {
+    "loss/policy": "loss/policy_avg",
+    "loss/value": "loss/value_avg",
+    "loss/ptx": "loss/ptx_avg",
+    "approxkl": "policy/approxkl_avg",
+    "clipfrac": "policy/clipfrac_avg",
+    "entropy": "policy/entropy_avg",
+    "ratio": "val/ratio",
+    "value_clipfrac": "val/clipfrac_avg",
+    "grad_norm": "policy/grad_norm",
+    "grad_norm_1": "val/grad_norm",
+}
+
+
+class Iteration:
+    """The state that lives from one iteration to the next: optimizers, average, KL coefficient, counters."""
+
+    def __init__(
+        self,
+        config: Config,
+        setup: Setup,
+        actors: Actors,
+        tokenizer: Tokenizer,
+        prompts: Sequence[Prompt],
+        sequences: Sequence[list[int]],
+        order: Order,
+        scorer: EpisodeScorer,
+        run: Run,
+        total: int,
+    ) -> None:
+        self.config, self.setup, self.actors, self.tokenizer = config, setup, actors, tokenizer
+        self.prompts, self.sequences, self.order = prompts, sequences, order
+        self.scorer, self.run, self.total = scorer, run, total
+        self.policy_optimizer = AdamW(actors.policy, weight_decay=config.weight_decay, eps=config.adam_eps)
+        self.value_optimizer = AdamW(
+            actors.value_model, weight_decay=config.weight_decay, eps=config.adam_eps
+        )
+        self.average = WeightAverage(self.policy_optimizer, config.ema_decay) if config.ema_decay else None
+        self.kl = AdaptiveKL(config.kl_coef, config.kl_target or 1.0, config.kl_horizon)
+        self.updates = 0
+        self.ptx = self._windows() if config.ptx else None
+
+    # -- one iteration -----------------------------------------------------------------------------------
+
+    def step(self, index: int) -> Figures:
+        """Sample, score, measure, log, update; returns the iteration's figures."""
+        clock = _Clock()
+        episodes = self._sample(index)
+        clock.lap("time/rollout")
+        self.scorer.score(episodes)
+        config = self.config
+        pay(episodes, self._payment())
+        clock.lap("time/scoring")
+        plans = [self._plan(episodes, index, epoch) for epoch in range(config.ppo_epochs)]
+        self._measure(plans[0])
+        coef = self.kl.coef
+        set_advantages(
+            episodes,
+            self.setup.dist,
+            kl_coef=coef,
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda,
+            whiten_rewards=config.whiten_rewards,
+        )
+        scale_advantages(episodes, self.setup.dist, whitened=config.whiten == "batch")
+        clock.lap("time/logprobs")
+        figures = rollout_figures(episodes, self.setup.dist, kl_coef=coef)
+        if (index + 1) % config.log_every == 0 or index == 0:
+            self._log_samples(episodes, index)
+        figures |= self._update(plans, index)
+        clock.lap("time/update")
+        if config.kl_target is not None:
+            self.kl.update(figures["objective/kl"], config.batch_size)
+        tokens = figures["response/length"] * config.batch_size
+        return {**figures, **clock.laps, "episode": float((index + 1) * config.batch_size), "tokens": tokens}
+
+    def _payment(self) -> Payment:
+        config = self.config
+        if config.missing_eos == "off":
+            return Payment(None, "replace", config.reward_clip)
+        return Payment(config.missing_eos_penalty, config.missing_eos, config.reward_clip)
+
+    def _sample(self, index: int) -> list[Episode]:
+        config, dist = self.config, self.setup.dist
+        numbers = list(dist.share(config.batch_size))
+        picks = [self.order[index * config.batch_size + n] for n in numbers]
+        outputs = generate(
+            self.actors.policy,
+            [self.sequences[i] for i in picks],
+            [row_seed(config.seed, index, n) for n in numbers],
+            Sampling(
+                max_new_tokens=config.max_new_tokens,
+                temperature=config.temperature,
+                eos_ids=self.tokenizer.eos_ids,
+            ),
+        )
+        return [
+            Episode(
+                number=n,
+                prompt=self.prompts[i].prompt,
+                prompt_ids=self.sequences[i],
+                response_ids=list(out.ids),
+                ended=out.finish_reason == "stop",
+                text=self.tokenizer.decode(list(out.ids)),
+            )
+            for n, i, out in zip(numbers, picks, outputs, strict=True)
+        ]
+
+    def _plan(self, episodes: Sequence[Episode], index: int, epoch: int) -> list[list[list[Episode]]]:
+        """Minibatches of micro-batches of this process's episodes."""
+        config = self.config
+        mine = {e.number: e for e in episodes}
+        parts = minibatch_plan(config.batch_size, config.minibatches, [config.seed, index, epoch])
+        return [
+            cut(
+                [mine[n] for n in part if n in mine],
+                rows=config.micro_batch_size,
+                tokens=self.setup.token_budget,
+            )
+            for part in parts
+        ]
+
+    def _measure(self, plan: Sequence[Sequence[Sequence[Episode]]]) -> None:
+        measure(
+            [group for minibatch in plan for group in minibatch],
+            policy=self.actors.policy,
+            ref_policy=self.actors.ref_policy,
+            value_model=self.actors.value_model,
+            temperature=self.config.temperature,
+            pad_id=self.tokenizer.pad_id,
+            device=self.setup.device,
+        )
+
+    def _update(self, plans: Sequence[Sequence[Sequence[Sequence[Episode]]]], index: int) -> Figures:
+        config = self.config
+        schedule = {"schedule": config.lr_schedule, "warmup": config.warmup}
+        rate = learning_rate(index, self.total, peak=config.lr, **schedule)  # type: ignore[arg-type]
+        peak = config.lr if config.value_lr is None else config.value_lr
+        value_rate = learning_rate(index, self.total, peak=peak, **schedule)  # type: ignore[arg-type]
+        seen: list[Figures] = []
+        for epoch in plans:
+            for minibatch in epoch:
+                if config.whiten == "minibatch":
+                    scale_advantages([e for g in minibatch for e in g], self.setup.dist, whitened=True)
+                seen.append(
+                    optimize(
+                        self._objectives(minibatch),
+                        [(self.policy_optimizer, rate), (self.value_optimizer, value_rate)],
+                        self.setup.dist,
+                        grad_clip=config.grad_clip,
+                    )
+                )
+                self.updates += 1
+                if self.average:
+                    self.average.update()
+            if config.stop_kl is not None and seen[-1]["approxkl"] > config.stop_kl:
+                break
+        out = {
+            new: sum(s[old] for s in seen) / len(seen)
+            for old, new in UPDATE_FIGURES.items()
+            if old in seen[0]
+        }
+        ratios = [s["ratio"] for s in seen]
+        return {
+            **out,
+            "val/ratio_var": sum((r - out["val/ratio"]) ** 2 for r in ratios) / len(ratios),
+            "policy/ratio_max": max(s["ratio_max"] for s in seen),
+            "policy/ratio_first": ratios[0],
+            "policy/ratio_max_first": seen[0]["ratio_max"],
+            "policy/approxkl_first": seen[0]["approxkl"],
+            "policy/updates": float(len(seen)),
+            "lr": rate,
+        }
+
+    def _objectives(self, minibatch: Sequence[Sequence[Episode]]) -> list[Objective]:
+        config, pad_id, device = self.config, self.tokenizer.pad_id, self.setup.device
+        objectives = [
+            policy_objective(
+                self.actors.policy,
+                minibatch,
+                temperature=config.temperature,
+                clip_eps=config.clip_eps,
+                pad_id=pad_id,
+                device=device,
+            ),
+            value_objective(
+                self.actors.value_model,
+                minibatch,
+                value_clip_eps=config.value_clip_eps,
+                value_coef=config.value_coef,
+                pad_id=pad_id,
+                device=device,
+            ),
+        ]
+        if self.ptx is not None:
+            objectives.append(self._ptx_objective(self.ptx))
+        return objectives
+
+    # -- the pretraining mix -------------------------------------------------------------------------------
+
+    def _windows(self) -> WindowOrder:
+        from rlhfkit.data.windows import WindowOrder, Windows, open_shards
+
+        shards = open_shards(self.config.ptx, self.tokenizer.digest)
+        limit = self.actors.policy.config.max_seq_len
+        return WindowOrder(Windows(shards, min(self.config.max_seq_len or limit, limit)), self.config.seed)
+
+    def _ptx_objective(self, order: WindowOrder) -> Objective:
+        """Mean nats a token of the next windows, times --ptx-coef, into the same optimizer step."""
+        from rlhfkit.data.windows import window_batch
+
+        config, dist = self.config, self.setup.dist
+        width = order.windows.context
+        count = config.ptx_batch_size or -(-config.batch_size // config.minibatches)
+        mine = [self.updates * count + i for i in dist.share(count)]
+        rows = config.micro_batch_size or max(1, self.setup.token_budget // width)
+        batches: list[Callable[[], object]] = [
+            lambda part=mine[i : i + rows]: window_batch([order[p] for p in part], self.setup.device)  # type: ignore[misc]
+            for i in range(0, len(mine), rows)
+        ]
+        return lm_objective(self.actors.policy, batches, float(len(mine) * width), "ptx", config.ptx_coef)  # type: ignore[arg-type]
+
+    # -- logs and checkpoints --------------------------------------------------------------------------------
+
+    def _log_samples(self, episodes: Sequence[Episode], index: int) -> None:
+        for episode in sorted(episodes, key=lambda e: e.number)[: self.config.log_samples]:
+            prompt = episode.prompt
+            self.run.log(
+                "samples",
+                {
+                    "step": index + 1,
+                    "prompt": prompt if isinstance(prompt, str) else [vars_of(m) for m in prompt],
+                    "completion": episode.text,
+                    "score": episode.scorer_score,
+                    "kl": float((episode.old_logprobs - episode.ref_logprobs).sum()),
+                    "num_tokens": len(episode.response_ids),
+                    "finish_reason": "stop" if episode.ended else "length",
+                },
+            )
+
+    def snapshot(self) -> Snapshot:
+        """Everything that the next iteration depends on."""
+        tensors: dict[str, Mapping[str, Tensor]] = {
+            "policy": self.policy_optimizer.tensors(),
+            "value": self.value_optimizer.tensors(),
+        }
+        if self.average:
+            tensors["average"] = self.average.tensors()
+        return Snapshot(tensors, {"kl_coef": self.kl.coef, "updates": self.updates})
+
+    def restore(self) -> None:
+        """Take back what `snapshot` gave."""
+        device = self.setup.device
+        self.policy_optimizer.load_tensors(self.run.load("policy", device))
+        self.value_optimizer.load_tensors(self.run.load("value", device))
+        if self.average:
+            self.average.load_tensors(self.run.load("average", device))
+        self.kl.coef = float(self.run.state["kl_coef"])
+        self.updates = int(self.run.state["updates"])
+
+    def final_weights(self) -> Mapping[str, Tensor]:
+        """The weights to save: the average if there is one."""
+        return self.average.weights if self.average else self.policy_optimizer.masters
+
+
+def vars_of(message: object) -> dict[str, str]:
+    """A message as plain data."""
+    return {"role": message.role, "content": message.content}  # type: ignore[attr-defined]
+
+
+class _Clock:
+    """Seconds since the last lap, by name."""
+
+    def __init__(self) -> None:
+        self.laps: Figures = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = now - self._last
+        self._last = now

@@ -1,0 +1,179 @@
+"""One PPO iteration's arithmetic on episodes: rewards and advantages, then the updates.
+
+Ouyang et al. (2022), section 3.5 and appendix C.4; details and their sources in docs/fidelity.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlhfkit.engine.dist import Dist
+from rlhfkit.engine.loop import Figures, Objective, Sums
+from rlhfkit.engine.rollout import Episode, make_piece, over_tokens, policy_logprobs, token_values
+from rlhfkit.models.heads import ScalarModel
+from rlhfkit.models.transformer import Transformer
+from rlhfkit.objectives.common import explained_variance, whiten
+from rlhfkit.objectives.kl import token_kl
+from rlhfkit.objectives.ppo import compute_rewards, gae, missing_eos, ppo_policy_loss, ppo_value_loss
+
+
+@dataclass(frozen=True)
+class Payment:
+    """How a scorer's score becomes what the policy is paid."""
+
+    missing_eos_penalty: float | None  # None: a response without EOS keeps its score
+    missing_eos_mode: Literal["replace", "subtract"]
+    reward_clip: float | None = None
+
+
+def pay(episodes: Sequence[Episode], how: Payment) -> None:
+    """Set `score` of every episode: the scorer's, clipped, then the missing-EOS rule (Ziegler, N+)."""
+    scores = torch.tensor([e.scorer_score for e in episodes], dtype=torch.float32)
+    if how.reward_clip is not None:
+        scores = scores.clamp(-how.reward_clip, how.reward_clip)
+    if how.missing_eos_penalty is not None:
+        ended = torch.tensor([e.ended for e in episodes])
+        scores = missing_eos(scores, ended, how.missing_eos_penalty, how.missing_eos_mode)
+    for episode, score in zip(episodes, scores.tolist(), strict=True):
+        episode.score = score
+
+
+def set_advantages(
+    episodes: Sequence[Episode],
+    dist: Dist,
+    *,
+    kl_coef: float,
+    gamma: float,
+    gae_lambda: float,
+    whiten_rewards: bool,
+) -> None:
+    """Per-token rewards, advantages and returns of a rollout; whitening spans all processes."""
+    for episode in episodes:
+        mask = torch.ones(1, len(episode.response_ids), dtype=torch.bool)
+        score = torch.tensor([episode.score])
+        rows = (episode.old_logprobs[None], episode.ref_logprobs[None])
+        episode.rewards = compute_rewards(*rows, score, mask, kl_coef)[0]
+    if whiten_rewards:
+        # Without shifting the mean, so that the meaning of "better than nothing" stays (Ziegler).
+        over_tokens(episodes, lambda r, v, m: (whiten(r, m, shift_mean=False, reduce=dist.sum),), "rewards")
+    over_tokens(episodes, lambda r, v, m: gae(r, v, m, gamma, gae_lambda), "advantages", "returns")
+
+
+def scale_advantages(episodes: Sequence[Episode], dist: Dist, *, whitened: bool) -> None:
+    """Set what the surrogate uses: the advantages, to mean 0 and variance 1 over these episodes if asked."""
+    flat = torch.cat([torch.empty(0), *(e.advantages for e in episodes)])[None]  # (1, tokens)
+    if whitened:
+        flat = whiten(flat, torch.ones_like(flat, dtype=torch.bool), reduce=dist.sum)
+    for episode, part in zip(
+        episodes, torch.split(flat[0], [len(e.advantages) for e in episodes]), strict=True
+    ):
+        episode.scaled = part
+
+
+def minibatch_plan(count: int, minibatches: int, seed: Sequence[int]) -> list[list[int]]:
+    """A random partition of a rollout of `count` episodes: without replacement, so that none is skipped."""
+    order = np.random.default_rng(list(seed)).permutation(count)
+    return [sorted(part.tolist()) for part in np.array_split(order, minibatches) if len(part)]
+
+
+def policy_objective(
+    policy: Transformer,
+    groups: Sequence[Sequence[Episode]],
+    *,
+    temperature: float,
+    clip_eps: float,
+    pad_id: int,
+    device: torch.device,
+) -> Objective:
+    """The clipped surrogate over the response tokens of a minibatch's share of this process."""
+
+    def loss_of(group: Sequence[Episode]) -> tuple[Tensor, Sums]:
+        piece = make_piece(group, pad_id, device)
+        logprobs, entropy = policy_logprobs(policy, piece, temperature, with_entropy=True)
+        loss, metrics = ppo_policy_loss(
+            logprobs,
+            piece.spread("old_logprobs"),
+            piece.spread("scaled"),
+            piece.response_mask,
+            clip_eps=clip_eps,
+            entropy=entropy,
+        )
+        return loss, metrics
+
+    weight = float(sum(len(e.response_ids) for group in groups for e in group))
+    return Objective("policy", [lambda group=group: loss_of(group) for group in groups], weight)  # type: ignore[misc]
+
+
+def value_objective(
+    value_model: ScalarModel,
+    groups: Sequence[Sequence[Episode]],
+    *,
+    value_clip_eps: float | None,
+    value_coef: float,
+    pad_id: int,
+    device: torch.device,
+) -> Objective:
+    """The value loss over the same tokens."""
+
+    def loss_of(group: Sequence[Episode]) -> tuple[Tensor, Sums]:
+        piece = make_piece(group, pad_id, device)
+        return ppo_value_loss(
+            token_values(value_model, piece),
+            piece.spread("values"),
+            piece.spread("returns"),
+            piece.response_mask,
+            value_clip_eps=value_clip_eps,
+        )
+
+    weight = float(sum(len(e.response_ids) for group in groups for e in group))
+    return Objective("value", [lambda group=group: loss_of(group) for group in groups], weight, value_coef)  # type: ignore[misc]
+
+
+def rollout_figures(episodes: Sequence[Episode], dist: Dist, *, kl_coef: float) -> Figures:
+    """What a rollout looked like, before any update; TRL's names where TRL has one. All masked."""
+    sums = dict.fromkeys(
+        ("n", "tokens", "score", "score2", "scorer", "k1", "k2", "k3", "entropy", "eos"), 0.0
+    )
+    for e in episodes:
+        row = torch.ones(1, len(e.response_ids), dtype=torch.bool)
+        for name in ("k1", "k2", "k3"):
+            sums[name] += float(
+                token_kl(e.old_logprobs[None], e.ref_logprobs[None], row, name).double().sum()
+            )
+        sums["n"] += 1
+        sums["tokens"] += len(e.response_ids)
+        sums["score"] += e.score
+        sums["score2"] += e.score**2
+        sums["scorer"] += e.scorer_score
+        sums["entropy"] += float(e.entropy.sum())
+        sums["eos"] += e.ended
+    total = dist.sum_dict(sums)
+    n, tokens = total["n"], total["tokens"]
+    mean = total["score"] / n
+    flat = {name: torch.cat([getattr(e, name) for e in episodes])[None] for name in ("values", "returns")}
+    mask = torch.ones_like(flat["values"], dtype=torch.bool)
+    explained = float(explained_variance(flat["values"], flat["returns"], mask, reduce=dist.sum))
+    return {
+        "objective/kl": total["k1"] / n,
+        "objective/kl_k2": total["k2"] / n,
+        "objective/kl_k3": total["k3"] / n,
+        "objective/kl_coef": kl_coef,
+        "objective/entropy": total["entropy"] / n,
+        "objective/non_score_reward": -kl_coef * total["k1"] / n,
+        "objective/rlhf_reward": mean - kl_coef * total["k1"] / n,
+        "objective/scores": mean,
+        "objective/scores_std": math.sqrt(max(total["score2"] / n - mean**2, 0.0)),
+        "objective/scorer": total["scorer"] / n,
+        "val/explained_variance": explained,
+        "val/num_eos_tokens": total["eos"],
+        "response/length": tokens / n,
+        "response/eos_rate": total["eos"] / n,
+        "response/truncated": 1 - total["eos"] / n,
+    }

@@ -1,0 +1,273 @@
+"""Optimise a policy against a scorer with PPO, held near a reference by a KL penalty.
+
+Every iteration samples one answer to each of --batch-size prompts, scores it (a reward model, or any
+program with --reward 'cmd:...'), and takes --ppo-epochs x --minibatches optimizer steps on the clipped
+surrogate and on a separate value network. The reward of a token is -kl_coef * log(pi / pi_ref), and the
+score lands on the last one. With --ptx, the pretraining loss is added to every step (PPO-ptx).
+
+Iterations are counted as steps; the first one is logged before any update has changed the policy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rlhfkit import context
+from rlhfkit.config import MODEL, RUN, TRAINING, Inputs, TrainConfig, option
+from rlhfkit.errors import UsageError
+from rlhfkit.scorers.config import ScorerConfig
+
+if TYPE_CHECKING:
+    from rlhfkit.data.jsonl import Source
+    from rlhfkit.data.records import Prompt
+    from rlhfkit.data.tokenizer import Tokenizer
+    from rlhfkit.engine.actors import Actors
+    from rlhfkit.engine.setup import Setup
+
+INPUTS = Inputs("PROMPTS", "Files of prompts.", kind="prompt")
+OUTPUT = "summary"
+EXAMPLES = (
+    "rlhfkit ppo prompts.jsonl -m sft -r rm -o ppo --steps 200 --kl-coef 0.05",
+    "rlhfkit ppo prompts.jsonl -m sft -r 'cmd:python gold.py' -o ppo --ptx corpus.safetensors --ptx-coef 0.5",
+)
+PPO = "PPO"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainConfig, ScorerConfig):
+    """Settings of `ppo`. Defaults follow InstructGPT where the paper gives them (docs/fidelity.md)."""
+
+    model: str = option(
+        short="-m", group=MODEL, metavar="DIR", help="Policy to start from: the fine-tuned model."
+    )
+    reward: str = option(
+        short="-r", group=MODEL, metavar="SCORER", help="Reward: DIR or rm:DIR, lm:DIR, cmd:COMMAND."
+    )
+    ref: str | None = option(
+        None, group=MODEL, metavar="DIR", help="Reference of the KL penalty (default: the starting policy)."
+    )
+    value_model: str | None = option(
+        None,
+        group=MODEL,
+        metavar="DIR|reward|policy",
+        help="Start of the value network (default: the reward model if the reward is one, else the policy).",
+    )
+    batch_size: int = option(
+        512, group=TRAINING, minimum=1, metavar="N", help="Prompts (and episodes) an iteration."
+    )
+    lr: float = option(
+        9e-6, group=TRAINING, minimum=0, metavar="RATE", help="Peak learning rate of the policy."
+    )
+    value_lr: float | None = option(
+        None,
+        group=TRAINING,
+        minimum=0,
+        metavar="RATE",
+        help="Peak learning rate of the value network (default: --lr).",
+    )
+    lr_schedule: Literal["cosine", "linear", "constant"] = option(
+        "constant", group=TRAINING, help="Over iterations, after the warm-up."
+    )
+    warmup: float = option(
+        10.0,
+        group=TRAINING,
+        minimum=0,
+        metavar="STEPS",
+        help="Warm-up from 10% of the peak, in iterations (below 1: a fraction of all).",
+    )
+    adam_eps: float = option(1e-5, group=TRAINING, minimum=0, help="AdamW's epsilon.")
+    log_every: int = option(
+        1,
+        group=RUN,
+        minimum=1,
+        metavar="STEPS",
+        shapes_result=False,
+        help="Iterations between lines of metrics.jsonl.",
+    )
+    log_samples: int = option(
+        4,
+        group=RUN,
+        minimum=0,
+        metavar="N",
+        shapes_result=False,
+        help="Decoded samples kept per logged iteration.",
+    )
+    kl_coef: float = option(0.02, group=PPO, minimum=0, metavar="B", help="Coefficient of the KL penalty.")
+    kl_target: float | None = option(
+        None, group=PPO, above=0, metavar="NATS", help="Adapt the coefficient towards this KL per response."
+    )
+    kl_horizon: float = option(
+        10_000.0, group=PPO, above=0, metavar="N", help="Episodes over which it adapts."
+    )
+    minibatches: int = option(
+        8, group=PPO, minimum=1, metavar="N", help="Optimizer steps per epoch of a rollout."
+    )
+    ppo_epochs: int = option(1, group=PPO, minimum=1, metavar="N", help="Passes over each rollout.")
+    max_new_tokens: int = option(64, group=PPO, minimum=1, metavar="N", help="Longest response.")
+    temperature: float = option(1.0, group=PPO, above=0, metavar="T", help="Sampling temperature.")
+    clip_eps: float = option(0.2, group=PPO, above=0, help="Clip the probability ratio to 1 +- this.")
+    value_clip_eps: float | None = option(
+        None, group=PPO, above=0, help="Clip the value's change to +- this."
+    )
+    value_coef: float = option(1.0, group=PPO, minimum=0, help="Weight of the value loss.")
+    gamma: float = option(1.0, group=PPO, minimum=0, maximum=1, help="Discount.")
+    gae_lambda: float = option(
+        0.95, group=PPO, minimum=0, maximum=1, help="Lambda of the advantage estimator."
+    )
+    whiten: Literal["batch", "minibatch", "none"] = option(
+        "batch",
+        group=PPO,
+        help="Scale advantages to mean 0 and variance 1 over the rollout or each minibatch.",
+    )
+    whiten_rewards: bool = option(False, group=PPO, help="Scale per-token rewards to variance 1, mean kept.")
+    missing_eos_penalty: float | None = option(
+        1.0, group=PPO, minimum=0, metavar="P", help="A response without an end scores -P."
+    )
+    missing_eos: Literal["replace", "subtract", "off"] = option(
+        "replace", group=PPO, help="What the penalty does to the score."
+    )
+    reward_clip: float | None = option(None, group=PPO, above=0, metavar="C", help="Clip scores to +-C.")
+    stop_kl: float | None = option(
+        None,
+        group=PPO,
+        above=0,
+        metavar="NATS",
+        help="Leave a rollout when the update's approximate KL exceeds this.",
+    )
+    ema_decay: float = option(
+        0.992,
+        group=PPO,
+        minimum=0,
+        maximum=0.999999,
+        help="Average of the weights that is saved (0: the last weights).",
+    )
+    ptx: tuple[str, ...] = option(
+        (), group=PPO, metavar="SHARD", help="Token shards for the pretraining loss."
+    )
+    ptx_coef: float = option(
+        0.0, group=PPO, minimum=0, metavar="G", help="Weight of the pretraining loss (mean nats a token)."
+    )
+    ptx_batch_size: int | None = option(
+        None,
+        group=PPO,
+        minimum=1,
+        metavar="N",
+        help="Pretraining windows per optimizer step (default: its episodes).",
+    )
+
+
+def run(inputs: Source, config: Config) -> dict[str, object]:
+    """Train a policy; returns the summary (output, steps, tokens, seconds, final figures)."""
+    from rlhfkit.data.batching import plan_steps
+    from rlhfkit.data.examples import prompt_sequences
+    from rlhfkit.data.records import Prompt, read_records
+    from rlhfkit.data.tokenizer import Tokenizer
+    from rlhfkit.engine import setup as engine
+    from rlhfkit.engine.actors import load_actors
+    from rlhfkit.errors import DataError
+
+    _check(config)
+    setup = engine.prepare(config)
+    tokenizer = Tokenizer.from_dir(config.model)
+    actors = load_actors(config, setup)
+    context_len = actors.policy.config.max_seq_len
+    room = min(config.max_seq_len or context_len, context_len) - config.max_new_tokens
+    if room < 1:
+        raise UsageError(
+            f"{config.max_new_tokens} leaves no room for a prompt in a context of {context_len}",
+            where="--max-new-tokens",
+        )
+    prompts, sequences, account = prompt_sequences(read_records(inputs, Prompt, config), tokenizer, room)
+    if not prompts:
+        raise DataError("no records", where="ppo", hint="give a file of prompts")
+    for line in account.lines():
+        context.warn(line)
+    total, _ = plan_steps(len(prompts), config.batch_size, epochs=config.epochs, steps=config.steps)
+    if config.dry_run:
+        return _dry_run(config, setup, actors, tokenizer, sequences, account.facts(), total)
+    return _train(config, setup, actors, tokenizer, prompts, sequences, total)
+
+
+def _check(config: Config) -> None:
+    if config.minibatches > config.batch_size:
+        raise UsageError(
+            f"{config.minibatches} minibatches cannot be cut from {config.batch_size} prompts",
+            where="--minibatches",
+        )
+    if config.ptx_coef and not config.ptx:
+        raise UsageError("needs token shards", where="--ptx-coef", hint="name them with --ptx SHARD")
+    if config.ptx and not config.ptx_coef:
+        raise UsageError("has no effect without --ptx-coef", where="--ptx", hint="try --ptx-coef 0.5")
+
+
+def _dry_run(
+    config: Config,
+    setup: Setup,
+    actors: Actors,
+    tokenizer: Tokenizer,
+    sequences: list[list[int]],
+    facts: dict[str, object],
+    total: int,
+) -> dict[str, object]:
+    from rlhfkit.engine import setup as engine
+
+    policy, value = engine.parameter_count(actors.policy), engine.parameter_count(actors.value_model)
+    longest = max(sequences, key=len)
+    frozen = policy + (value if actors.scorer_is_model else 0)
+    return engine.report_dry_run(
+        config,
+        setup,
+        facts={
+            "policy_parameters": policy,
+            "value_parameters": value,
+            **facts,
+            "longest_prompt": len(longest),
+            "steps": total,
+            "updates_per_step": config.ppo_epochs * config.minibatches,
+        },
+        estimate=engine.memory_estimate(
+            policy + value,
+            frozen,
+            setup.dtype,
+            tokens=setup.token_budget,
+            width=actors.policy.config.hidden_size,
+            layers=actors.policy.config.num_layers,
+        ),
+        example=[(tokenizer.decode(longest, skip_special=False), False)],
+    )
+
+
+def _train(
+    config: Config,
+    setup: Setup,
+    actors: Actors,
+    tokenizer: Tokenizer,
+    prompts: list[Prompt],
+    sequences: list[list[int]],
+    total: int,
+) -> dict[str, object]:
+    from rlhfkit.data.batching import Order
+    from rlhfkit.engine.actors import data_identity
+    from rlhfkit.engine.iteration import Iteration
+    from rlhfkit.engine.loop import fit
+    from rlhfkit.engine.run import Run
+    from rlhfkit.engine.saving import write_model
+
+    run = Run.open("ppo", config, setup.dist, data=data_identity(config, sequences))
+    run.start_logs("samples")
+    with actors.open_scorer(config, setup, tokenizer) as scorer:
+        order = Order(len(prompts), config.seed)
+        iteration = Iteration(config, setup, actors, tokenizer, prompts, sequences, order, scorer, run, total)
+        if run.resumed_from:
+            iteration.restore()
+        figures = fit(run, total=total, step=iteration.step, snapshot=iteration.snapshot, unit="iteration")
+
+        def write(path: Path) -> None:
+            write_model(actors.policy, path, tokenizer, iteration.final_weights())
+            value = path / "value"
+            value.mkdir()
+            write_model(actors.value_model, value, tokenizer, iteration.value_optimizer.masters)
+
+        return run.finish(write, figures)

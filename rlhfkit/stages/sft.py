@@ -1,0 +1,163 @@
+"""Fine-tune a model on demonstrations (behaviour cloning).
+
+Reads {"prompt", "completion"}, {"messages"} or {"text"} records. The loss counts completions only, their
+end token included, unless --loss-on all; in a conversation every assistant turn counts. It is the mean
+over all such tokens of the global batch, whatever the micro-batches, packing or number of processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from rlhfkit import context
+from rlhfkit.config import MODEL, TRAINING, Inputs, TrainConfig, option
+
+if TYPE_CHECKING:
+    from rlhfkit.data.batching import Example
+    from rlhfkit.data.jsonl import Source
+    from rlhfkit.data.tokenizer import Tokenizer
+    from rlhfkit.engine.setup import Setup
+    from rlhfkit.models.transformer import Transformer
+
+INPUTS = Inputs("DEMOS", "Files of demonstrations.", kind="demonstration")
+OUTPUT = "summary"
+EXAMPLES = (
+    "rlhfkit sft demos.jsonl -m base -o sft --epochs 3 --lr 3e-4",
+    "rlhfkit sft chats.jsonl.gz -m Qwen/Qwen2.5-0.5B -o sft --max-seq-len 1024 --dry-run",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainConfig):
+    """Settings of `sft`."""
+
+    model: str = option(short="-m", group=MODEL, metavar="DIR", help="Model to fine-tune.")
+    loss_on: Literal["completion", "all"] = option(
+        "completion", group=TRAINING, help="Train on completions only, or on prompts as well."
+    )
+    packing: bool = option(
+        False,
+        group=TRAINING,
+        negative="--no-packing",
+        help="Join sequences into full rows (attention stays within each); the loss is the same.",
+    )
+
+
+def run(inputs: Source, config: Config) -> dict[str, object]:
+    """Fine-tune; returns the summary (output, steps, tokens, seconds, final losses)."""
+    from rlhfkit.data.batching import plan_steps
+    from rlhfkit.data.examples import demonstration_examples, marked_pieces
+    from rlhfkit.data.records import Demonstration, read_records
+    from rlhfkit.data.tokenizer import Tokenizer
+    from rlhfkit.engine import setup as engine
+    from rlhfkit.errors import DataError
+    from rlhfkit.models.loading import load_causal
+
+    setup = engine.prepare(config)
+    tokenizer = Tokenizer.from_dir(config.model)
+    model = load_causal(config.model, dtype=setup.dtype, device=setup.device)
+    max_len = min(config.max_seq_len or model.config.max_seq_len, model.config.max_seq_len)
+
+    def read(source: Source) -> list[Example]:
+        records = read_records(source, Demonstration, config)
+        examples, account = demonstration_examples(records, tokenizer, max_len, loss_on=config.loss_on)
+        if not examples:
+            raise DataError("no records", where="sft", hint="give a file of demonstrations")
+        facts.update(account.facts() if source is inputs else {})
+        for line in account.lines():
+            context.warn(line)
+        return examples
+
+    facts: dict[str, object] = {}
+    examples = read(inputs)
+    held_out = read([config.eval]) if config.eval else []
+    total, items = plan_steps(len(examples), config.batch_size, epochs=config.epochs, steps=config.steps)
+
+    if config.dry_run:
+        count = engine.parameter_count(model)
+        return engine.report_dry_run(
+            config,
+            setup,
+            facts={
+                "parameters": count,
+                **facts,
+                "tokens": sum(len(e.ids) for e in examples),
+                "trained_tokens": sum(sum(e.mask) for e in examples),
+                "longest": max(len(e.ids) for e in examples),
+                "steps": total,
+            },
+            estimate=engine.memory_estimate(
+                count,
+                0,
+                setup.dtype,
+                tokens=setup.token_budget,
+                width=model.config.hidden_size,
+                layers=model.config.num_layers,
+            ),
+            example=marked_pieces(tokenizer, examples[0]),
+        )
+    return _train(config, setup, model, tokenizer, examples, held_out, total, items, max_len)
+
+
+def _train(
+    config: Config,
+    setup: Setup,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    examples: list[Example],
+    held_out: list[Example],
+    total: int,
+    items: int,
+    max_len: int,
+) -> dict[str, object]:
+    from rlhfkit.data.batching import Order, batches_of, step_items
+    from rlhfkit.engine.lm import evaluate_lm, lm_objective
+    from rlhfkit.engine.loop import Figures, fit, optimize
+    from rlhfkit.engine.optim import AdamW, learning_rate
+    from rlhfkit.engine.run import Run, Snapshot
+    from rlhfkit.engine.saving import write_model
+    from rlhfkit.engine.setup import digest_of_examples, model_digest
+
+    dist, device = setup.dist, setup.device
+    data = {
+        "model": model_digest(config.model),
+        "records": digest_of_examples([(e.ids, e.mask) for e in examples]),
+    }
+    run = Run.open("sft", config, dist, data=data)
+    order = Order(len(examples), config.seed)
+    optimizer = AdamW(model, weight_decay=config.weight_decay)
+    if run.resumed_from:
+        optimizer.load_tensors(run.load("optimizer", device))
+
+    def micro(batch: list[Example]) -> list:  # type: ignore[type-arg]
+        return batches_of(
+            batch,
+            rows=config.micro_batch_size,
+            tokens=setup.token_budget,
+            pad_id=tokenizer.pad_id,
+            device=device,
+            packed=max_len if config.packing else 0,
+        )
+
+    def step(index: int) -> Figures:
+        batch = [examples[i] for i in step_items(order, index, config.batch_size, items)]
+        mine = [batch[i] for i in dist.share(len(batch))]
+        rate = learning_rate(index, total, peak=config.lr, schedule=config.lr_schedule, warmup=config.warmup)
+        weight = float(sum(sum(e.mask[1:]) for e in mine))
+        objective = lm_objective(model, micro(mine), weight, "train")
+        figures = optimize([objective], [(optimizer, rate)], dist, grad_clip=config.grad_clip)
+        return {**figures, "lr": rate, "tokens": float(sum(len(e.ids) for e in batch))}
+
+    def evaluate() -> Figures:
+        return evaluate_lm(model, micro([held_out[i] for i in dist.share(len(held_out))]), dist)
+
+    figures = fit(
+        run,
+        total=total,
+        step=step,
+        snapshot=lambda: Snapshot({"optimizer": optimizer.tensors()}, {}),
+        evaluate=evaluate if held_out else None,
+    )
+
+    return run.finish(lambda path: write_model(model, path, tokenizer, optimizer.masters), figures)

@@ -1,0 +1,232 @@
+"""Train a reward model on rankings or pairs, starting from a fine-tuned model.
+
+Reads rankings ({"prompt", "completions", "ranking"}) and pairs ({"prompt", "chosen", "rejected",
+"group"}), also mixed. All pairs of one ranking (or `group`) are one batch element: every completion is
+run once, and the loss is the mean over the element's untied pairs of -log sigmoid(r_w - r_l), so that a
+ranking of nine weighs as much as one of four (Ouyang et al., 2022, equation 1).
+
+The result is a ...ForSequenceClassification directory with one label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rlhfkit import context
+from rlhfkit.config import MODEL, TRAINING, Inputs, TrainConfig, option
+
+if TYPE_CHECKING:
+    from rlhfkit.data.comparisons import Comparison
+    from rlhfkit.data.jsonl import Source
+    from rlhfkit.data.tokenizer import Tokenizer
+    from rlhfkit.engine.setup import Setup
+    from rlhfkit.models.heads import ScalarModel
+
+INPUTS = Inputs("RANKINGS", "Files of rankings or pairs.", kind="preference")
+OUTPUT = "summary"
+EXAMPLES = (
+    "rlhfkit train-rm rankings.jsonl -m sft -o rm --eval held_out.jsonl",
+    "rlhfkit rank2pairs rankings.jsonl | rlhfkit train-rm -m sft -o rm --center-on demos.jsonl",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainConfig):
+    """Settings of `train-rm`."""
+
+    model: str = option(
+        short="-m",
+        group=MODEL,
+        metavar="DIR",
+        help="Model to start from: the fine-tuned one, or a reward model.",
+    )
+    batch_size: int = option(
+        64, group=TRAINING, minimum=1, metavar="N", help="Rankings in one optimizer step."
+    )
+    micro_batch_size: int | None = option(
+        None,
+        group=TRAINING,
+        minimum=1,
+        metavar="N",
+        help="Completions in one forward pass (default: by tokens).",
+    )
+    lr: float = option(9e-6, group=TRAINING, minimum=0, metavar="RATE", help="Peak learning rate.")
+    loss: Literal["pairwise", "best-of-k"] = option(
+        "pairwise",
+        group=TRAINING,
+        help="Loss over all pairs, or a softmax over who is best (Ziegler et al., 2019).",
+    )
+    center_coef: float = option(
+        0.0,
+        group=TRAINING,
+        minimum=0,
+        metavar="C",
+        help="Add C (r_w + r_l)^2 per pair, which holds scores near 0.",
+    )
+    margin: bool = option(False, group=TRAINING, help="Ask the winner to lead by the pair's `margin`.")
+    center_on: str | None = option(
+        None,
+        group=TRAINING,
+        metavar="FILE",
+        help="After training, shift scores so that these demonstrations average 0.",
+    )
+
+
+def run(inputs: Source, config: Config) -> dict[str, object]:
+    """Train a reward model; returns the summary (output, steps, seconds, final figures)."""
+    from rlhfkit.data.batching import plan_steps
+    from rlhfkit.data.comparisons import comparisons
+    from rlhfkit.data.records import read_preferences
+    from rlhfkit.data.tokenizer import Tokenizer
+    from rlhfkit.engine import setup as engine
+    from rlhfkit.errors import DataError
+    from rlhfkit.models.loading import load_scalar
+
+    setup = engine.prepare(config)
+    tokenizer = Tokenizer.from_dir(config.model)
+    model = load_scalar(config.model, dtype=setup.dtype, device=setup.device, init_head=config.seed)
+    max_len = min(config.max_seq_len or model.config.max_seq_len, model.config.max_seq_len)
+    facts: dict[str, object] = {}
+
+    def read(source: Source) -> list[Comparison]:
+        elements, account = comparisons(read_preferences(source, config), tokenizer, max_len)
+        if not elements:
+            raise DataError("no records", where="train-rm", hint="give a file of rankings or pairs")
+        if source is inputs:
+            facts.update(account.facts())
+        for line in account.lines():
+            context.note(line)
+        return elements
+
+    elements = read(inputs)
+    held_out = read([config.eval]) if config.eval else []
+    total, items = plan_steps(len(elements), config.batch_size, epochs=config.epochs, steps=config.steps)
+    if config.dry_run:
+        count = engine.parameter_count(model)
+        longest = max(elements, key=lambda e: e.longest)
+        text = tokenizer.decode(list(longest.sequences[0]), skip_special=False)
+        return engine.report_dry_run(
+            config,
+            setup,
+            facts={
+                "parameters": count,
+                **facts,
+                "comparisons": len(elements),
+                "pairs": sum(len(e.pairs) for e in elements),
+                "sequences": sum(len(e.sequences) for e in elements),
+                "tokens": sum(len(s) for e in elements for s in e.sequences),
+                "steps": total,
+            },
+            estimate=engine.memory_estimate(
+                count,
+                0,
+                setup.dtype,
+                tokens=max(setup.token_budget, longest.longest * len(longest.sequences)),
+                width=model.config.hidden_size,
+                layers=model.config.num_layers,
+            ),
+            example=[(text, True)],
+        )
+    return _train(config, setup, model, tokenizer, elements, held_out, total, items, max_len)
+
+
+def _train(
+    config: Config,
+    setup: Setup,
+    model: ScalarModel,
+    tokenizer: Tokenizer,
+    elements: list[Comparison],
+    held_out: list[Comparison],
+    total: int,
+    items: int,
+    max_len: int,
+) -> dict[str, object]:
+    from rlhfkit.data.batching import Order, step_items
+    from rlhfkit.data.comparisons import fold
+    from rlhfkit.engine.loop import Figures, fit, optimize
+    from rlhfkit.engine.optim import AdamW, learning_rate
+    from rlhfkit.engine.preferences import evaluate_preferences, ranking_batches, ranking_objective
+    from rlhfkit.engine.run import Run, Snapshot
+    from rlhfkit.engine.saving import write_model
+    from rlhfkit.engine.setup import digest_of_examples, model_digest
+
+    dist, device, pad_id = setup.dist, setup.device, tokenizer.pad_id
+    demonstrations = _demonstrations(config, tokenizer, max_len)
+    data = {"model": model_digest(config.model), "records": digest_of_examples(fold(elements))}
+    run = Run.open("train-rm", config, dist, data=data)
+    order = Order(len(elements), config.seed)
+    optimizer = AdamW(model, weight_decay=config.weight_decay)
+    if run.resumed_from:
+        optimizer.load_tensors(run.load("optimizer", device))
+    report: dict[str, object] = {}
+
+    def step(index: int) -> Figures:
+        batch = [elements[i] for i in step_items(order, index, config.batch_size, items)]
+        mine = [batch[i] for i in dist.share(len(batch))]
+        rate = learning_rate(index, total, peak=config.lr, schedule=config.lr_schedule, warmup=config.warmup)
+        batches = ranking_batches(
+            mine, rows=config.micro_batch_size, tokens=setup.token_budget, pad_id=pad_id, device=device
+        )
+        objective = ranking_objective(
+            model,
+            batches,
+            float(len(mine)),
+            loss=config.loss,
+            center_coef=config.center_coef,
+            margin=config.margin,
+        )
+        figures = optimize([objective], [(optimizer, rate)], dist, grad_clip=config.grad_clip)
+        return {**figures, "lr": rate, "tokens": float(sum(len(s) for e in batch for s in e.sequences))}
+
+    def evaluate() -> Figures:
+        figures, found = evaluate_preferences(
+            model, held_out, dist, tokens=setup.token_budget, pad_id=pad_id, device=device
+        )
+        report.update(found)
+        return figures
+
+    figures = fit(
+        run,
+        total=total,
+        step=step,
+        snapshot=lambda: Snapshot({"optimizer": optimizer.tensors()}, {}),
+        evaluate=evaluate if held_out else None,
+    )
+    if demonstrations:
+        figures |= _center(model, demonstrations, setup, pad_id)
+
+    def write(path: Path) -> None:
+        from rlhfkit.files import write_json
+
+        write_model(model, path, tokenizer, optimizer.masters)
+        if report:
+            write_json(path / "eval.json", report)
+
+    return run.finish(write, figures)
+
+
+def _demonstrations(config: Config, tokenizer: Tokenizer, max_len: int) -> list[list[int]]:
+    from rlhfkit.data.examples import demonstration_examples
+    from rlhfkit.data.records import Demonstration, read_records
+
+    if config.center_on is None:
+        return []
+    records = read_records([config.center_on], Demonstration, config)
+    examples, _ = demonstration_examples(records, tokenizer, max_len, loss_on="all")
+    return [list(e.ids) for e in examples]
+
+
+def _center(
+    model: ScalarModel, demonstrations: list[list[int]], setup: Setup, pad_id: int
+) -> dict[str, float]:
+    """Set the model's offset so that the demonstrations' mean score is 0 (InstructGPT, section 3.5)."""
+    from rlhfkit.engine.preferences import score_sequences
+
+    model.score_offset = 0.0
+    scores = score_sequences(
+        model, demonstrations, tokens=setup.token_budget, pad_id=pad_id, device=setup.device
+    )
+    model.score_offset = -sum(scores) / len(scores)
+    return {"score_offset": model.score_offset}
