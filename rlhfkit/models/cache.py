@@ -26,8 +26,9 @@ class KVCache:
         device: torch.device,
     ) -> None:
         shape = (batch_size, config.num_kv_heads, max_seq_len, config.head_dim)
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        # Zeros: a shorter row's weightless slots are still multiplied, and zero times NaN is NaN.
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
         self.max_seq_len = max_seq_len
         #: tokens held by each row (B,)
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
@@ -72,7 +73,7 @@ class KVCache:
         """Go on with these rows (N,), in this order; a row may be dropped or appear several times."""
         for tensors in (self.keys, self.values):
             for layer, old in enumerate(tensors):
-                new = old.new_empty((len(rows), *old.shape[1:]))
+                new = old.new_zeros((len(rows), *old.shape[1:]))
                 new[:, :, : self.used] = old[rows, :, : self.used]
                 tensors[layer] = new
         self.lengths = self.lengths[rows]

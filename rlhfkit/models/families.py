@@ -15,20 +15,11 @@ from typing import Any
 
 from torch import Tensor
 
-from rlhfkit.models.config import ModelConfig, Rope
+from rlhfkit.models import settings
+from rlhfkit.models.config import ModelConfig
 from rlhfkit.models.fields import Fields
 
-ACTIVATIONS = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "relu": "relu",
-}
-ROPE_SCALINGS = {name: name for name in ("default", "linear", "dynamic", "llama3", "yarn")}
+Modules = Mapping[str, str | tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
@@ -43,7 +34,7 @@ class Family:
     #: what stands before the names of the decoder's weights
     prefix: str
     #: our module -> theirs, "{i}" for the layer; three names where q, k and v are kept apart
-    modules: Mapping[str, str | tuple[str, str, str]]
+    modules: Modules
     #: config.json -> fields of ModelConfig, problems noted in the Fields
     read: Callable[[Fields], dict[str, Any]]
     #: our modules whose matrices the file keeps transposed (GPT-2's Conv1D)
@@ -95,10 +86,14 @@ def _rows(start: int, size: int) -> Callable[[Tensor], Tensor]:
 
 HEADS = ("lm_head", "score")
 
-LLAMA_MODULES: dict[str, str | tuple[str, str, str]] = {
+LLAMA_MODULES: Modules = {
     "embed": "embed_tokens",
     "attn_norm": "layers.{i}.input_layernorm",
-    "attn.qkv": tuple(f"layers.{{i}}.self_attn.{part}_proj" for part in "qkv"),  # type: ignore[dict-item]
+    "attn.qkv": (
+        "layers.{i}.self_attn.q_proj",
+        "layers.{i}.self_attn.k_proj",
+        "layers.{i}.self_attn.v_proj",
+    ),
     "attn.out": "layers.{i}.self_attn.o_proj",
     "attn.q_norm": "layers.{i}.self_attn.q_norm",
     "attn.k_norm": "layers.{i}.self_attn.k_norm",
@@ -110,12 +105,13 @@ LLAMA_MODULES: dict[str, str | tuple[str, str, str]] = {
     "lm_head": "lm_head",
     "score": "score",
 }
-GEMMA_MODULES = LLAMA_MODULES | {
+GEMMA_MODULES: Modules = {
+    **LLAMA_MODULES,
     "attn_post_norm": "layers.{i}.post_attention_layernorm",
     "ffn_norm": "layers.{i}.pre_feedforward_layernorm",
     "ffn_post_norm": "layers.{i}.post_feedforward_layernorm",
 }
-GPT2_MODULES: dict[str, str | tuple[str, str, str]] = {
+GPT2_MODULES: Modules = {
     "embed": "wte",
     "positions": "wpe",
     "attn_norm": "h.{i}.ln_1",
@@ -128,7 +124,7 @@ GPT2_MODULES: dict[str, str | tuple[str, str, str]] = {
     "lm_head": "lm_head",
     "score": "score",
 }
-NEOX_MODULES: dict[str, str | tuple[str, str, str]] = {
+NEOX_MODULES: Modules = {
     "embed": "embed_in",
     "attn_norm": "layers.{i}.input_layernorm",
     "attn.qkv": "layers.{i}.attention.query_key_value",
@@ -142,91 +138,58 @@ NEOX_MODULES: dict[str, str | tuple[str, str, str]] = {
 }
 
 
-def _sizes(fields: Fields) -> dict[str, Any]:
-    """What the families since Llama spell alike."""
-    hidden, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
-    kv_heads = fields.size("num_key_value_heads", default=heads)
-    if heads % kv_heads:
-        fields.problems.append(
-            f"num_attention_heads: {heads} is not a multiple of num_key_value_heads, {kv_heads}"
-        )
-    if not fields.has("head_dim") and hidden % heads:
-        fields.problems.append(f"hidden_size: {hidden} is not a multiple of num_attention_heads, {heads}")
-    head_dim = fields.size("head_dim", default=max(hidden // heads, 1))
-    if head_dim % 2:
-        fields.problems.append(f"head_dim: {head_dim} is odd; rotary positions need an even one")
-    return {
-        "vocab_size": fields.size("vocab_size"),
-        "hidden_size": hidden,
-        "num_layers": fields.size("num_hidden_layers", high=10_000),
-        "num_heads": heads,
-        "num_kv_heads": kv_heads,
-        "head_dim": head_dim,
-        "ffn_hidden_size": fields.size("intermediate_size"),
-        "max_seq_len": fields.size("max_position_embeddings"),
-        "norm_eps": fields.number("rms_norm_eps", 1e-6),
-        "activation": fields.choice("hidden_act", "silu", ACTIVATIONS),
-    }
-
-
-def read_rope(fields: Fields, entries: Mapping[str, Any], theta: float, partial: float = 1.0) -> Rope:
-    """Rotary settings from `entries` (rope_parameters or the older rope_scaling), checked."""
-    inner = Fields(entries)
-    name = "rope_type" if inner.has("rope_type") else "type"
-    scaling = inner.choice(name, "default", ROPE_SCALINGS)
-    trained = fields.raw.get("original_max_position_embeddings")
-    settings = dict(entries)
-    if scaling != "default" and (scaling != "yarn" or inner.has("factor")):
-        settings["factor"] = inner.number("factor", None)
-    if scaling in ("llama3", "yarn"):
-        if trained is not None:
-            settings["original_max_position_embeddings"] = trained
-        settings.setdefault("original_max_position_embeddings", fields.raw.get("max_position_embeddings"))
-        Fields(settings).size("original_max_position_embeddings")
-    if scaling == "llama3":
-        low, high = inner.number("low_freq_factor", None), inner.number("high_freq_factor", None)
-        if low >= high:
-            inner.problems.append(f"low_freq_factor: {low} is not below high_freq_factor, {high}")
-    for optional in ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"):
-        inner.number_or_none(optional, None)
-    rope = Rope(
-        theta=inner.number("rope_theta", theta),
-        partial=inner.number("partial_rotary_factor", partial),
-        scaling=scaling,  # type: ignore[arg-type]
-        settings=settings,
+def _like_llama(
+    model_type: str, stem: str, read: Callable[[Fields], dict[str, Any]], modules: Modules = LLAMA_MODULES
+) -> Family:
+    return Family(
+        model_type=model_type,
+        causal=f"{stem}ForCausalLM",
+        scalar=f"{stem}ForSequenceClassification",
+        base=f"{stem}Model",
+        prefix="model.",
+        modules=modules,
+        read=read,
     )
-    fields.problems += [f"rope: {problem}" for problem in inner.problems]
-    return rope
-
-
-def _rope(fields: Fields) -> Rope:
-    """One kind of rotary positions for all layers; rope_scaling wins where both are given."""
-    entries = fields.table("rope_scaling") or fields.table("rope_parameters")
-    return read_rope(fields, entries, fields.number("rope_theta", 10_000.0))
-
-
-def _read_llama(fields: Fields) -> dict[str, Any]:
-    bias = fields.flag("attention_bias", False)
-    return _sizes(fields) | {
-        "tie_embeddings": fields.flag("tie_word_embeddings", False),
-        "rope": _rope(fields),
-        "qkv_bias": bias,
-        "out_bias": bias,
-        "ffn_bias": fields.flag("mlp_bias", False),
-    }
 
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
+        _like_llama("llama", "Llama", settings.read_llama),
+        _like_llama("mistral", "Mistral", settings.read_mistral),
+        _like_llama("qwen2", "Qwen2", settings.read_qwen2),
+        _like_llama("qwen3", "Qwen3", settings.read_qwen3),
+        _like_llama("gemma2", "Gemma2", settings.read_gemma2, GEMMA_MODULES),
         Family(
-            "llama",
-            "LlamaForCausalLM",
-            "LlamaForSequenceClassification",
-            "LlamaModel",
-            "model.",
-            LLAMA_MODULES,
-            _read_llama,
+            model_type="gemma3_text",
+            causal="Gemma3ForCausalLM",
+            scalar="Gemma3TextForSequenceClassification",
+            base="Gemma3TextModel",
+            prefix="model.",
+            modules=GEMMA_MODULES,
+            read=settings.read_gemma3,
+        ),
+        Family(
+            model_type="gpt2",
+            causal="GPT2LMHeadModel",
+            scalar="GPT2ForSequenceClassification",
+            base="GPT2Model",
+            prefix="transformer.",
+            modules=GPT2_MODULES,
+            read=settings.read_gpt2,
+            transposed=("attn.qkv", "attn.out", "ffn.up", "ffn.down"),
+            constants=r"\.attn\.(masked_)?bias$",
+        ),
+        Family(
+            model_type="gpt_neox",
+            causal="GPTNeoXForCausalLM",
+            scalar="GPTNeoXForSequenceClassification",
+            base="GPTNeoXModel",
+            prefix="gpt_neox.",
+            modules=NEOX_MODULES,
+            read=settings.read_gpt_neox,
+            qkv_by_head=True,
+            constants=r"\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)$",
         ),
     )
 }

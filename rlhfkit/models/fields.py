@@ -22,15 +22,15 @@ class Fields:
         """Is the entry there and not null?"""
         return self.raw.get(name) is not None
 
-    def size(self, name: str, *, default: int | None = None, high: int = LARGEST) -> int:
-        """A whole number of at least 1; required unless there is a default."""
+    def size(self, name: str, *, default: int | None = None, low: int = 1, high: int = LARGEST) -> int:
+        """A whole number in a range; required unless there is a default."""
         if not self.has(name):
             if default is None:
                 self.problems.append(f"{name}: missing")
-            return default or 1
+            return 1 if default is None else default
         value = self.raw[name]
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
-            self.problems.append(f"{name}: must be a whole number from 1 to {high}, is {_shown(value)}")
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            self.problems.append(f"{name}: must be a whole number from {low} to {high}, is {_shown(value)}")
             return 1
         return value
 

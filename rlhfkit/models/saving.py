@@ -37,8 +37,8 @@ def save_model(
 
     A model that was loaded keeps its family's names, its dtypes, its shards and every setting, so that
     loading and saving changes nothing; `dtype` overrides. A fresh model is written in the dtype it has.
-    Token ids that are given go into both config files; a reward model must have a pad token, its own or a given one.
-    `state` holds full tensors by our parameter names where the model's own are sharded.
+    Token ids that are given go into both config files; a reward model must have a pad token, its own or a
+    given one. `state` holds full tensors by our parameter names where the model's own are sharded.
     Writing is not atomic: that is the caller's `atomic_directory`.
     """
     directory = Path(path)
