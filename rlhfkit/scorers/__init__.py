@@ -6,20 +6,19 @@ imported when they are asked for, so this module is light.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
 
-from rlhfkit.errors import DataError, InputMissing, UsageError
+from rlhfkit.errors import DataError, UsageError
 from rlhfkit.scorers.config import ScorerConfig
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from rlhfkit.data.records import Message
+    from rlhfkit.data.shapes import Message
 
 __all__ = [
     "Comparison",
@@ -77,9 +76,11 @@ class Scorer(Protocol):
 
     def finish(self) -> None:
         """Nothing more will be asked: raise if the whole cannot be trusted (extra answers, refusals)."""
+        return
 
     def close(self) -> None:
-        """Let go of processes, files and memory. Never raises; may be called twice."""
+        """Let go of processes and files. Never raises; may be called twice."""
+        return
 
     def __enter__(self) -> Self:
         return self
@@ -161,25 +162,16 @@ def open_scorer(spec: str, config: ScorerConfig | None = None) -> Scorer:
 
 
 def model_kind(directory: Path) -> Literal["rm", "lm"]:
-    """Whether a model directory holds a reward model or a causal one, by its `architectures`."""
-    path = directory / "config.json"
-    if not directory.exists():
-        raise InputMissing(f"{directory}: no such model directory")
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputMissing(f"{path}: {error.strerror}", hint="a model directory holds config.json") from None
-    except ValueError as error:
-        raise DataError(f"not JSON: {error}", where=str(path)) from None
-    names = data.get("architectures") if isinstance(data, dict) else None
-    if isinstance(names, list) and len(names) == 1:
-        if str(names[0]).endswith("ForSequenceClassification"):
-            return "rm"
-        if str(names[0]).endswith(("ForCausalLM", "LMHeadModel")):
-            return "lm"
-    raise DataError(
-        f"architectures: {names!r} is neither a reward model nor a causal language model", where=str(path)
-    )
+    """Whether a model directory holds a reward model or a causal one, by its `architectures`.
+
+    Looks at config.json alone, without torch; loading checks the rest.
+    """
+    from rlhfkit.models.directory import check_directory, read_json
+
+    config = check_directory(directory) / "config.json"
+    names = read_json(config).get("architectures")
+    scalar = isinstance(names, list) and names[:1] and str(names[0]).endswith("ForSequenceClassification")
+    return "rm" if scalar else "lm"
 
 
 def _open_model(directory: Path, wanted: str | None, config: ScorerConfig) -> Scorer:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rlhfkit.data.records import Message
+    from rlhfkit.data.shapes import Message
 
 #: Part of every cache key: raise it when a template below changes its meaning.
 TEMPLATE_VERSION = 1
