@@ -1,1 +1,86 @@
-"""One module per command: its docstring is the help, its Config the flags, run() the work."""
+"""The commands: one module each, found by file name (`train_rm.py` is `train-rm`).
+
+Finding them reads the first line of every file and imports none, so that `rlhfkit --help` stays instant.
+A new command is a new file here; nothing has to be registered.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rlhfkit.config import Inputs
+
+PACKAGE = "rlhfkit.stages"
+
+#: The order of the pipeline, for help and the reference. A command not named here goes under `OTHER`.
+SECTIONS = (
+    ("From text to a model", ("train-tokenizer", "tokenize", "pretrain", "sft")),
+    ("Preferences", ("sample", "score", "rank", "rank2pairs", "train-rm")),
+    ("Policy", ("ppo", "dpo")),
+    ("Results", ("eval-winrate", "plot")),
+    ("Files and projects", ("inspect", "init", "completion")),
+)
+OTHER = "Further commands"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command's module, as the command line and the Python API see it."""
+
+    name: str
+    doc: str
+    inputs: Inputs | None
+    output: Literal["records", "summary", "text", "none"]
+    examples: Sequence[str]
+    config: type
+    run: Callable[..., Any]
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return self.doc.partition("\n")[0].strip()
+
+
+def names(package: str = PACKAGE) -> dict[str, str]:
+    """Every command and its one-line summary, by name; imports no stage."""
+    found = {}
+    for folder in importlib.import_module(package).__path__:
+        for entry in sorted(os.listdir(folder)):
+            if entry.endswith(".py") and not entry.startswith("_"):
+                found[entry[:-3].replace("_", "-")] = _first_line(os.path.join(folder, entry))
+    return found
+
+
+def _first_line(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if '"""' in line:
+                return line.partition('"""')[2].partition('"""')[0].strip()
+    return ""
+
+
+def sections(package: str = PACKAGE) -> list[tuple[str, dict[str, str]]]:
+    """The commands with their summaries, in the order of the pipeline, grouped under titles."""
+    left = names(package)
+    grouped = [
+        (title, {name: left.pop(name) for name in members if name in left}) for title, members in SECTIONS
+    ]
+    return [(title, members) for title, members in [*grouped, (OTHER, left)] if members]
+
+
+def load(name: str, package: str = PACKAGE) -> Stage:
+    """Import the module of one command."""
+    module = importlib.import_module(f"{package}.{name.replace('-', '_')}")
+    return Stage(
+        name=name,
+        doc=(module.__doc__ or "").strip(),
+        inputs=module.INPUTS,
+        output=module.OUTPUT,
+        examples=module.EXAMPLES,
+        config=module.Config,
+        run=module.run,
+    )

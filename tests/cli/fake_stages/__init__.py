@@ -1,0 +1,1 @@
+"""Small stages, one per way in which a command can behave."""
