@@ -98,6 +98,7 @@ def _lines(failure: RlhfkitError, program: str) -> Iterator[str]:
         yield from _record_lines(failure, program)
         return
     yield _headline(failure, program)
+    yield from (f"  {note}" for note in getattr(failure, "__notes__", ()))
     if failure.hint:
         yield f"hint: {failure.hint}"
 

@@ -207,7 +207,8 @@ class CommandScorer(Scorer):
                 if not self._restarts_left:
                     raise error from None
                 self._restarts_left -= 1
-                warn(f"{error.message}; starting it again ({self._restarts_left} restarts left)")
+                last = process.stderr_tail[-1] if process.stderr_tail else "nothing"
+                warn(f"{error.message}; its last words: {last}; starting it again")
                 self._process = self._start()
         return scores
 
@@ -278,16 +279,19 @@ class CommandScorer(Scorer):
             process.kill()
 
     def _failure(self, what: str, process: _Process) -> RlhfkitError:
+        """The error that names the command; its last words on standard error are the notes."""
         process.drain(LAST_WORDS_SECONDS)
-        said = "".join(f"\n  stderr: {line}" for line in process.stderr_tail)
         hint: str | None = PROTOCOL_HINT
         if SHELL_WORDS.intersection(self._argv):
             hint = "a command runs without a shell; for pipes and redirections write cmd:sh -c '...'"
-        elif said:
+        elif process.stderr_tail:
             hint = None  # what it said itself tells more
-        return RlhfkitError(
-            f"scorer command `{self.command}` {what} (after {self._answered} answers){said}", hint=hint
+        error = RlhfkitError(
+            f"scorer command `{self.command}` {what} (after {self._answered} answers)", hint=hint
         )
+        for line in process.stderr_tail:
+            error.add_note(f"stderr: {line}")
+        return error
 
 
 def _argv(command: str) -> list[str]:
