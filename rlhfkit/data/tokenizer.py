@@ -226,6 +226,11 @@ class Tokenizer:
         ids = self._ids(marks.split(rest, middle=True))
         return ids if ended else [*ids, self.eos_id]
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether conversations can be encoded."""
+        return self._template is not None
+
     @cached_property
     def _template(self) -> ChatTemplate | None:
         text = _template_text(self._files)
