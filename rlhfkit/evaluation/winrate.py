@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -121,7 +121,7 @@ class Method:
     difficulty: bool = False  # length control with a term for hard prompts
 
 
-def summarise(judgements: Judgements, baseline: str, method: Method) -> Json:
+def summarise(judgements: Judgements, baseline: str, method: Method) -> dict[str, Any]:
     """The summary of `eval-winrate`: see docs/commands/eval-winrate.md for every field.
 
     `baseline` must be one of the models. A figure that does not exist (the standard error of one prompt,
