@@ -83,11 +83,28 @@ class Run:
         # Through JSON, so that what was read back compares equal (tuples become lists).
         identity = json.loads(json.dumps({"command": command, "settings": settings, "data": dict(data)}))
         run = cls(Path(config.output), command, config, identity, dist)
-        if dist.is_main:
-            run._claim()
-        dist.barrier()
-        run._find_checkpoint()
+        try:
+            if dist.is_main:
+                run._claim()
+            dist.barrier()
+            run._find_checkpoint()
+        except BaseException:
+            run.close()
+            raise
         return run
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the logs and let go of the directory; what stands in it stays."""
+        for log in self._logs.values():
+            log.close()
+        if self._lock is not None:
+            self._lock.release()
 
     def _claim(self) -> None:
         try:
@@ -219,7 +236,6 @@ class Run:
             write(aside)
             for log in self._logs.values():
                 log.position()
-                log.close()
             produced = {
                 str(p.relative_to(aside)): sha256_file(p) for p in sorted(aside.rglob("*")) if p.is_file()
             }
@@ -227,10 +243,11 @@ class Run:
             self._flush(aside)
             document = self._describe(produced | logs, result)
             self._replace(aside, produced)
+            # Only the marker is left to clear up once run.json stands: a kill in between costs nothing.
+            for path in checkpoint.checkpoints(self.checkpoints):
+                shutil.rmtree(path, ignore_errors=True)
             write_json(self.path / RUN, document)
             shutil.rmtree(self.checkpoints, ignore_errors=True)
-            assert self._lock is not None
-            self._lock.release()
         self.dist.barrier()
         return result
 

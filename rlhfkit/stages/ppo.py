@@ -255,9 +255,11 @@ def _train(
     from rlhfkit.engine.run import Run
     from rlhfkit.engine.saving import write_model
 
-    run = Run.open("ppo", config, setup.dist, data=data_identity(config, sequences))
-    run.start_logs("samples")
-    with actors.open_scorer(config, setup, tokenizer) as scorer:
+    with (
+        Run.open("ppo", config, setup.dist, data=data_identity(config, sequences)) as run,
+        actors.open_scorer(config, setup, tokenizer) as scorer,
+    ):
+        run.start_logs("samples")
         order = Order(len(prompts), config.seed)
         iteration = Iteration(config, setup, actors, tokenizer, prompts, sequences, order, scorer, run, total)
         if run.resumed_from:

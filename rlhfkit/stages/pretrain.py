@@ -134,40 +134,42 @@ def _train(
     width = windows.context
     rows = config.micro_batch_size or max(1, setup.token_budget // width)
     order = WindowOrder(windows, config.seed)
-    run = Run.open("pretrain", config, dist, data=source)
-    optimizer = AdamW(model, weight_decay=config.weight_decay)
-    if run.resumed_from:
-        optimizer.load_tensors(run.load("optimizer", device))
+    with Run.open("pretrain", config, dist, data=source) as run:
+        optimizer = AdamW(model, weight_decay=config.weight_decay)
+        if run.resumed_from:
+            optimizer.load_tensors(run.load("optimizer", device))
 
-    def step(index: int) -> Figures:
-        positions = range(index * config.batch_size, min((index + 1) * config.batch_size, items))
-        mine = [positions[i] for i in dist.share(len(positions))]
-        batches = [
-            lambda part=mine[i : i + rows]: window_batch([order[p] for p in part], device)
-            for i in range(0, len(mine), rows)
-        ]
-        rate = learning_rate(index, total, peak=config.lr, schedule=config.lr_schedule, warmup=config.warmup)
-        objective = lm_objective(model, batches, float(len(mine) * width), "train")
-        figures = optimize([objective], [(optimizer, rate)], dist, grad_clip=config.grad_clip)
-        return {**figures, "lr": rate, "tokens": float(len(positions) * width)}
+        def step(index: int) -> Figures:
+            positions = range(index * config.batch_size, min((index + 1) * config.batch_size, items))
+            mine = [positions[i] for i in dist.share(len(positions))]
+            batches = [
+                lambda part=mine[i : i + rows]: window_batch([order[p] for p in part], device)
+                for i in range(0, len(mine), rows)
+            ]
+            rate = learning_rate(
+                index, total, peak=config.lr, schedule=config.lr_schedule, warmup=config.warmup
+            )
+            objective = lm_objective(model, batches, float(len(mine) * width), "train")
+            figures = optimize([objective], [(optimizer, rate)], dist, grad_clip=config.grad_clip)
+            return {**figures, "lr": rate, "tokens": float(len(positions) * width)}
 
-    def evaluate() -> Figures:
-        assert held_out is not None
-        mine = list(dist.share(len(held_out)))
-        batches = [
-            lambda part=mine[i : i + rows]: window_batch([held_out.window(w, ()) for w in part], device)
-            for i in range(0, len(mine), rows)
-        ]
-        return evaluate_lm(model, batches, dist)
+        def evaluate() -> Figures:
+            assert held_out is not None
+            mine = list(dist.share(len(held_out)))
+            batches = [
+                lambda part=mine[i : i + rows]: window_batch([held_out.window(w, ()) for w in part], device)
+                for i in range(0, len(mine), rows)
+            ]
+            return evaluate_lm(model, batches, dist)
 
-    figures = fit(
-        run,
-        total=total,
-        step=step,
-        snapshot=lambda: Snapshot({"optimizer": optimizer.tensors()}, {}),
-        evaluate=evaluate if held_out else None,
-    )
-    return run.finish(lambda path: write_model(model, path, tokenizer, optimizer.masters), figures)
+        figures = fit(
+            run,
+            total=total,
+            step=step,
+            snapshot=lambda: Snapshot({"optimizer": optimizer.tensors()}, {}),
+            evaluate=evaluate if held_out else None,
+        )
+        return run.finish(lambda path: write_model(model, path, tokenizer, optimizer.masters), figures)
 
 
 def _model(config: Config, tokenizer: Tokenizer, setup: Setup) -> tuple[Transformer, dict[str, object]]:

@@ -124,40 +124,42 @@ def _train(
         "model": model_digest(config.model),
         "records": digest_of_examples([(e.ids, e.mask) for e in examples]),
     }
-    run = Run.open("sft", config, dist, data=data)
-    order = Order(len(examples), config.seed)
-    optimizer = AdamW(model, weight_decay=config.weight_decay)
-    if run.resumed_from:
-        optimizer.load_tensors(run.load("optimizer", device))
+    with Run.open("sft", config, dist, data=data) as run:
+        order = Order(len(examples), config.seed)
+        optimizer = AdamW(model, weight_decay=config.weight_decay)
+        if run.resumed_from:
+            optimizer.load_tensors(run.load("optimizer", device))
 
-    def micro(batch: list[Example]) -> list:  # type: ignore[type-arg]
-        return batches_of(
-            batch,
-            rows=config.micro_batch_size,
-            tokens=setup.token_budget,
-            pad_id=tokenizer.pad_id,
-            device=device,
-            packed=max_len if config.packing else 0,
+        def micro(batch: list[Example]) -> list:  # type: ignore[type-arg]
+            return batches_of(
+                batch,
+                rows=config.micro_batch_size,
+                tokens=setup.token_budget,
+                pad_id=tokenizer.pad_id,
+                device=device,
+                packed=max_len if config.packing else 0,
+            )
+
+        def step(index: int) -> Figures:
+            batch = [examples[i] for i in step_items(order, index, config.batch_size, items)]
+            mine = [batch[i] for i in dist.share(len(batch))]
+            rate = learning_rate(
+                index, total, peak=config.lr, schedule=config.lr_schedule, warmup=config.warmup
+            )
+            weight = float(sum(sum(e.mask[1:]) for e in mine))
+            objective = lm_objective(model, micro(mine), weight, "train")
+            figures = optimize([objective], [(optimizer, rate)], dist, grad_clip=config.grad_clip)
+            return {**figures, "lr": rate, "tokens": float(sum(len(e.ids) for e in batch))}
+
+        def evaluate() -> Figures:
+            return evaluate_lm(model, micro([held_out[i] for i in dist.share(len(held_out))]), dist)
+
+        figures = fit(
+            run,
+            total=total,
+            step=step,
+            snapshot=lambda: Snapshot({"optimizer": optimizer.tensors()}, {}),
+            evaluate=evaluate if held_out else None,
         )
 
-    def step(index: int) -> Figures:
-        batch = [examples[i] for i in step_items(order, index, config.batch_size, items)]
-        mine = [batch[i] for i in dist.share(len(batch))]
-        rate = learning_rate(index, total, peak=config.lr, schedule=config.lr_schedule, warmup=config.warmup)
-        weight = float(sum(sum(e.mask[1:]) for e in mine))
-        objective = lm_objective(model, micro(mine), weight, "train")
-        figures = optimize([objective], [(optimizer, rate)], dist, grad_clip=config.grad_clip)
-        return {**figures, "lr": rate, "tokens": float(sum(len(e.ids) for e in batch))}
-
-    def evaluate() -> Figures:
-        return evaluate_lm(model, micro([held_out[i] for i in dist.share(len(held_out))]), dist)
-
-    figures = fit(
-        run,
-        total=total,
-        step=step,
-        snapshot=lambda: Snapshot({"optimizer": optimizer.tensors()}, {}),
-        evaluate=evaluate if held_out else None,
-    )
-
-    return run.finish(lambda path: write_model(model, path, tokenizer, optimizer.masters), figures)
+        return run.finish(lambda path: write_model(model, path, tokenizer, optimizer.masters), figures)

@@ -155,56 +155,58 @@ def _train(
     dist, device, pad_id = setup.dist, setup.device, tokenizer.pad_id
     demonstrations = _demonstrations(config, tokenizer, max_len)
     data = {"model": model_digest(config.model), "records": digest_of_examples(fold(elements))}
-    run = Run.open("train-rm", config, dist, data=data)
-    order = Order(len(elements), config.seed)
-    optimizer = AdamW(model, weight_decay=config.weight_decay)
-    if run.resumed_from:
-        optimizer.load_tensors(run.load("optimizer", device))
-    report: dict[str, object] = {}
+    with Run.open("train-rm", config, dist, data=data) as run:
+        order = Order(len(elements), config.seed)
+        optimizer = AdamW(model, weight_decay=config.weight_decay)
+        if run.resumed_from:
+            optimizer.load_tensors(run.load("optimizer", device))
+        report: dict[str, object] = {}
 
-    def step(index: int) -> Figures:
-        batch = [elements[i] for i in step_items(order, index, config.batch_size, items)]
-        mine = [batch[i] for i in dist.share(len(batch))]
-        rate = learning_rate(index, total, peak=config.lr, schedule=config.lr_schedule, warmup=config.warmup)
-        batches = ranking_batches(
-            mine, rows=config.micro_batch_size, tokens=setup.token_budget, pad_id=pad_id, device=device
+        def step(index: int) -> Figures:
+            batch = [elements[i] for i in step_items(order, index, config.batch_size, items)]
+            mine = [batch[i] for i in dist.share(len(batch))]
+            rate = learning_rate(
+                index, total, peak=config.lr, schedule=config.lr_schedule, warmup=config.warmup
+            )
+            batches = ranking_batches(
+                mine, rows=config.micro_batch_size, tokens=setup.token_budget, pad_id=pad_id, device=device
+            )
+            objective = ranking_objective(
+                model,
+                batches,
+                float(len(mine)),
+                loss=config.loss,
+                center_coef=config.center_coef,
+                margin=config.margin,
+            )
+            figures = optimize([objective], [(optimizer, rate)], dist, grad_clip=config.grad_clip)
+            return {**figures, "lr": rate, "tokens": float(sum(len(s) for e in batch for s in e.sequences))}
+
+        def evaluate() -> Figures:
+            figures, found = evaluate_preferences(
+                model, held_out, dist, tokens=setup.token_budget, pad_id=pad_id, device=device
+            )
+            report.update(found)
+            return figures
+
+        figures = fit(
+            run,
+            total=total,
+            step=step,
+            snapshot=lambda: Snapshot({"optimizer": optimizer.tensors()}, {}),
+            evaluate=evaluate if held_out else None,
         )
-        objective = ranking_objective(
-            model,
-            batches,
-            float(len(mine)),
-            loss=config.loss,
-            center_coef=config.center_coef,
-            margin=config.margin,
-        )
-        figures = optimize([objective], [(optimizer, rate)], dist, grad_clip=config.grad_clip)
-        return {**figures, "lr": rate, "tokens": float(sum(len(s) for e in batch for s in e.sequences))}
+        if demonstrations:
+            figures |= _center(model, demonstrations, setup, pad_id)
 
-    def evaluate() -> Figures:
-        figures, found = evaluate_preferences(
-            model, held_out, dist, tokens=setup.token_budget, pad_id=pad_id, device=device
-        )
-        report.update(found)
-        return figures
+        def write(path: Path) -> None:
+            from rlhfkit.files import write_json
 
-    figures = fit(
-        run,
-        total=total,
-        step=step,
-        snapshot=lambda: Snapshot({"optimizer": optimizer.tensors()}, {}),
-        evaluate=evaluate if held_out else None,
-    )
-    if demonstrations:
-        figures |= _center(model, demonstrations, setup, pad_id)
+            write_model(model, path, tokenizer, optimizer.masters)
+            if report:
+                write_json(path / "eval.json", report)
 
-    def write(path: Path) -> None:
-        from rlhfkit.files import write_json
-
-        write_model(model, path, tokenizer, optimizer.masters)
-        if report:
-            write_json(path / "eval.json", report)
-
-    return run.finish(write, figures)
+        return run.finish(write, figures)
 
 
 def _demonstrations(config: Config, tokenizer: Tokenizer, max_len: int) -> list[list[int]]:
