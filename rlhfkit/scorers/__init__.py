@@ -27,7 +27,6 @@ __all__ = [
     "Scorer",
     "ScorerConfig",
     "Verdict",
-    "compare",
     "group_scores",
     "model_kind",
     "open_scorer",
@@ -101,15 +100,6 @@ class PairJudge(Scorer, Protocol):
 
     def compare(self, items: Sequence[Comparison]) -> list[Verdict]:
         """One verdict per item, in order."""
-
-
-def compare(scorer: Scorer, items: Sequence[Comparison]) -> list[Verdict]:
-    """Verdicts of any scorer: a judge is asked, any other scorer's two scores are compared."""
-    if isinstance(scorer, PairJudge):
-        return scorer.compare(items)
-    sides = [Scorable(i.id, i.prompt, text) for i in items for text in (i.a, i.b)]
-    scores = scorer.score(sides)
-    return [Verdict(0.5 if a == b else float(a > b)) for a, b in zip(scores[::2], scores[1::2], strict=True)]
 
 
 def group_scores(scorer: Scorer, groups: Sequence[Sequence[Scorable]]) -> list[list[float]]:

@@ -33,6 +33,7 @@ from rlhfkit.scorers.verdicts import VerdictCache
 
 API_KEY_VARIABLE = "RLHFKIT_API_KEY"
 ATTEMPTS = 6
+CONNECT_SECONDS = 10.0  # also the longest that close() may wait
 MAX_BACKOFF_SECONDS = 30.0
 MAX_RETRY_AFTER_SECONDS = 120.0
 MAX_REPLY_BYTES = 2**20
@@ -127,13 +128,14 @@ class Endpoint:
     def _exchange(self, body: bytes) -> tuple[int, str | None, bytes]:
         """One request on a connection of its own: status, Retry-After, body (cut above the limit)."""
         kind = http.client.HTTPSConnection if self.secure else http.client.HTTPConnection
-        connection = kind(self.host, self.port, timeout=self._timeout)
+        connection = kind(self.host, self.port, timeout=min(CONNECT_SECONDS, self._timeout))
         headers = {"Content-Type": "application/json", "Connection": "close"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         with contextlib.closing(connection):
             connection.connect()
             channel = connection.sock
+            channel.settimeout(self._timeout)
             deadline = time.monotonic() + self._timeout
             with self._lock:
                 self._open[channel] = deadline

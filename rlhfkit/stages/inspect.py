@@ -244,8 +244,12 @@ def _file(path: Path) -> Report:
         raise DataError(
             "a format that can run code or is not read; it was not opened", where=str(path), hint=CONVERT
         )
+    if not path.is_file():
+        raise DataError("neither a file nor a directory", where=str(path))
     if path.suffix == ".safetensors":
         return _safetensors(path)
+    if path.suffix == ".json":
+        return _json(path)
     if path.name.removesuffix(".gz").endswith(".txt"):
         return _text(path)
     return _records(path)
@@ -260,6 +264,14 @@ def _safetensors(path: Path) -> Report:
     sizes = [info.stop - info.start for info in tensors.values()]
     kinds = ", ".join(sorted({info.kind for info in tensors.values()}))
     return Report("safetensors file", {"tensors": len(tensors), "bytes": sum(sizes), "dtype": kinds})
+
+
+def _json(path: Path) -> Report:
+    from rlhfkit.models.directory import read_json
+
+    report = Report("JSON file")
+    report.check(lambda: report.facts.update(fields=list(read_json(path))))
+    return report
 
 
 def _records(path: Path) -> Report:

@@ -53,22 +53,16 @@ def run(inputs: Source, config: Config) -> Iterator[list[Record]]:
     reader = read_records(inputs, Sample, config)
     progress = reporter().progress("score", None, "records")
     done = 0
-    try:
-        with open_scorer(config.reward, config) as scorer:
-            for batch in reader.batches(config.batch_size):
-                scores = iter(
-                    scorer.score(
-                        [
-                            Scorable(
-                                number if sample.id is None else sample.id, sample.prompt, completion.turns
-                            )
-                            for number, sample in enumerate(batch, done)
-                            for completion in sample.completions
-                        ]
-                    )
-                )
-                yield [sample.with_scores([next(scores) for _ in sample.completions]) for sample in batch]
-                done += len(batch)
-                progress.update(done)
-    finally:
-        progress.close()
+    with open_scorer(config.reward, config) as scorer:
+        progress.update(done)
+        for batch in reader.batches(config.batch_size):
+            items = [
+                Scorable(number if sample.id is None else sample.id, sample.prompt, completion.turns)
+                for number, sample in enumerate(batch, done)
+                for completion in sample.completions
+            ]
+            scores = iter(scorer.score(items))
+            yield [sample.with_scores([next(scores) for _ in sample.completions]) for sample in batch]
+            done += len(batch)
+            progress.update(done)
+    progress.close()

@@ -15,7 +15,7 @@ import pytest
 
 from rlhfkit.context import Invocation, Reporter, surroundings
 from rlhfkit.errors import RlhfkitError, UsageError
-from rlhfkit.scorers import Comparison, Scorable, ScorerConfig, compare, group_scores, open_scorer
+from rlhfkit.scorers import Scorable, ScorerConfig, group_scores, open_scorer
 from rlhfkit.scorers.command import KEPT_STDERR_LINES, CommandScorer
 
 HEAD = "import json, os, sys, time\n"
@@ -301,9 +301,6 @@ def test_no_descriptor_is_left_open(tmp_path: Path):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_comparisons_and_group_scores_follow_from_scores(tmp_path: Path):
-    config = ScorerConfig(scorer_timeout=20)
-    with open_scorer("cmd:" + program(tmp_path, LENGTH), config) as scorer:
-        duels = [Comparison(1, "p", "aa", "b"), Comparison(2, "p", "a", "bb"), Comparison(3, "p", "a", "b")]
-        assert [v.preference for v in compare(scorer, duels)] == [1.0, 0.0, 0.5]
+def test_group_scores_keep_the_groups_apart(tmp_path: Path):
+    with open_scorer("cmd:" + program(tmp_path, LENGTH), ScorerConfig(scorer_timeout=20)) as scorer:
         assert group_scores(scorer, [items("a", "bbb"), [], items("cc")]) == [[1.0, 3.0], [], [2.0]]

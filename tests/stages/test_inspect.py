@@ -206,6 +206,16 @@ def test_formats_that_can_run_code_are_not_opened(tmp_path: Path, name: str):
         list(inspect.run([str(tmp_path / name)], Config()))
 
 
+def test_json_and_what_is_no_file(tmp_path: Path):
+    (tmp_path / "summary.json").write_text('{"models": {}, "baseline": "a"}')
+    assert good(tmp_path / "summary.json")["fields"] == ["models", "baseline"]
+    (tmp_path / "summary.json").write_text("{")
+    assert "not JSON" in str(look(tmp_path / "summary.json")[1])
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(DataError, match="neither a file nor"):
+        list(inspect.run([str(tmp_path / "pipe.jsonl")], Config()))
+
+
 def test_what_is_missing_or_nothing_known(tmp_path: Path):
     with pytest.raises(InputMissing):
         list(inspect.run([str(tmp_path / "nothing")], Config()))

@@ -129,9 +129,10 @@ def command(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[
 
 def test_from_the_command_line(gold: str, tmp_path: Path):
     lines = b"".join(json.dumps(record).encode() + b"\n" for record in RECORDS)
-    done = command("-r", gold, stdin=lines)
+    done = command("-q", "-r", gold, stdin=lines)
     assert (done.returncode, done.stderr) == (0, b"")
     assert [json.loads(line) for line in done.stdout.splitlines()] == scored(RECORDS, gold)
+    assert b"score: 4 records" in command("-r", gold, stdin=lines).stderr
     out = tmp_path / "out.jsonl"
     failed = command("-r", "cmd:sh -c 'echo some trouble >&2; exit 9'", "-o", str(out), stdin=lines)
     assert failed.returncode == 1
@@ -139,3 +140,17 @@ def test_from_the_command_line(gold: str, tmp_path: Path):
     assert b"exit status 9" in failed.stderr
     assert b"some trouble" in failed.stderr
     assert b"Traceback" not in failed.stderr
+
+
+def test_a_reader_that_goes_away_is_no_failure(gold: str):
+    arguments = [sys.executable, "-m", "rlhfkit", "score", "-r", gold, "--batch-size", "1"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(arguments, **pipes)  # type: ignore[call-overload]
+    process.stdin.write(b'{"prompt": "p", "completion": "c"}\n')
+    process.stdin.flush()
+    assert process.stdout.readline() == b'{"prompt":"p","completion":"c","score":1.0}\n'  # at once
+    process.stdout.close()
+    process.stdin.write(b'{"prompt": "p", "completion": "c"}\n' * 2)
+    process.stdin.close()
+    assert (process.wait(20), process.stderr.read()) == (141, b"")
+    process.stderr.close()
