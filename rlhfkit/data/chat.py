@@ -20,6 +20,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
+from rlhfkit.data.helper import helper_command
 from rlhfkit.errors import DataError
 
 #: Limits of one rendering by a template that is not ours.
@@ -225,7 +226,7 @@ def _tojson(
 
 
 def _answer(renderer: _Renderer, calls: list[Any], variables: Mapping[str, str]) -> dict[str, Any]:
-    """Render every call: {"results": [[text, spans]...]}, or {"error", "fault"} (the template's fault or not)."""
+    """Render every call: {"results": [[text, spans]...]}, or {"error", "fault"} (the template's or not)."""
     from jinja2.exceptions import SecurityError, TemplateError
 
     results = []
@@ -265,10 +266,6 @@ def _size(value: object) -> int:
 
 # -- the helper process -----------------------------------------------------------------------------------
 
-_BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from rlhfkit.data.chat import serve; serve()"
-)
-
 
 class _Guard:
     """A helper process that renders one template."""
@@ -282,7 +279,7 @@ class _Guard:
             if k in ("TZ", "LANG", "LD_LIBRARY_PATH") or k.startswith("LC_")
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _BOOT, json.dumps(sys.path)],
+            helper_command("rlhfkit.data.chat"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

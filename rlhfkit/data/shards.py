@@ -14,8 +14,8 @@ import shutil
 import stat
 import struct
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from rlhfkit.errors import DataError, InputMissing
+from rlhfkit.errors import DataError, InputMissing, InputOutputError
 from rlhfkit.files import atomic_file
 
 VERSION = "1"
@@ -59,32 +59,43 @@ def token_dtype(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
 
 
 class ShardWriter:
-    """Collects documents of one shard in unnamed files beside it; memory does not grow."""
+    """Collects documents of one shard in unnamed files in a directory; memory does not grow."""
 
     def __init__(self, directory: Path, *, tokenizer_digest: str, vocab_size: int) -> None:
         self.num_tokens = 0
         self.num_docs = 0
+        self._directory = directory
         self._metadata = {"tokenizer_digest": tokenizer_digest, "vocab_size": str(vocab_size)}
         self._dtype = token_dtype(vocab_size)
-        self._tokens: BinaryIO = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 (closed by close)
-        self._offsets: BinaryIO = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
+        with _disk_errors(directory):
+            self._tokens: BinaryIO = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 (see close)
+            self._offsets: BinaryIO = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
         self._offsets.write(struct.pack("<q", 0))
 
-    def add(self, tokens: npt.NDArray[Any], lengths: Sequence[int]) -> None:
-        """Append documents: their tokens end to end, and how many each has."""
-        ends = self.num_tokens + np.cumsum(lengths, dtype=np.int64)
-        self._tokens.write(tokens.astype(self._dtype, copy=False).tobytes())
-        self._offsets.write(ends.astype("<i8").tobytes())
-        self.num_tokens += len(tokens)
-        self.num_docs += len(lengths)
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def add(self, tokens: bytes, ends: Sequence[int]) -> None:
+        """Append tokens (bytes of the shard's type) and after how many of them documents end."""
+        with _disk_errors(self._directory):
+            self._tokens.write(tokens)
+            self._offsets.write((self.num_tokens + np.array(ends, dtype="<i8")).tobytes())
+        self.num_tokens += len(tokens) // self._dtype.itemsize
+        self.num_docs += len(ends)
 
     def finish(self, path: Path, *, force: bool = False) -> None:
         """Write the shard under its name, whole or not at all."""
         parts = (self._offsets, self._tokens)
         digest = hashlib.sha256()
-        for part in parts:
-            for block in _blocks(part):
-                digest.update(block)
+        with _disk_errors(self._directory):
+            for part in parts:
+                part.flush()
+                part.seek(0)
+                while block := part.read(_WINDOW):
+                    digest.update(block)
         with atomic_file(path, force=force) as out:
             out.write(self._header(digest.hexdigest()))
             for part in parts:
@@ -94,8 +105,11 @@ class ShardWriter:
 
     def close(self) -> None:
         """Drop what was collected."""
-        self._tokens.close()
-        self._offsets.close()
+        # What is still buffered may not fit on the disk; nobody wants it any more.
+        with suppress(OSError):
+            self._tokens.close()
+        with suppress(OSError):
+            self._offsets.close()
 
     def _header(self, digest: str) -> bytes:
         ends = 8 * (self.num_docs + 1)
@@ -130,17 +144,61 @@ def write_shard(
     force: bool = False,
 ) -> None:
     """Write documents (token ids, end token included) as one shard."""
-    writer = ShardWriter(Path(path).parent, tokenizer_digest=tokenizer_digest, vocab_size=vocab_size)
-    for document in documents:
-        writer.add(np.asarray(document, dtype=np.int64), [len(document)])
-    writer.finish(Path(path), force=force)
+    path = Path(path)
+    with ShardWriter(path.parent, tokenizer_digest=tokenizer_digest, vocab_size=vocab_size) as writer:
+        for document in documents:
+            writer.add(np.array(document, dtype=token_dtype(vocab_size)).tobytes(), [len(document)])
+        writer.finish(path, force=force)
 
 
-def _blocks(file: BinaryIO) -> Iterator[bytes]:
-    file.flush()
-    file.seek(0)
-    while block := file.read(_WINDOW):
-        yield block
+def write_shards(
+    directory: Path,
+    pieces: Iterable[tuple[bytes, Sequence[int]]],
+    limit: int,
+    *,
+    tokenizer_digest: str,
+    vocab_size: int,
+) -> int:
+    """Write `shard-00000.safetensors` and so on; a shard ends with the document that reaches `limit` tokens.
+
+    `pieces` are as for `ShardWriter.add`. Returns the number of shards.
+    """
+    width = token_dtype(vocab_size).itemsize
+    number = 0
+
+    def new() -> ShardWriter:
+        return ShardWriter(directory, tokenizer_digest=tokenizer_digest, vocab_size=vocab_size)
+
+    def finish() -> None:
+        nonlocal number
+        writer.finish(directory / f"shard-{number:05}.safetensors")
+        number += 1
+
+    writer = new()
+    try:
+        for tokens, ends in pieces:
+            start = 0
+            within: list[int] = []
+            for end in ends:
+                within.append(end - start)
+                if writer.num_tokens + within[-1] >= limit:
+                    writer.add(tokens[start * width : end * width], within)
+                    finish()
+                    writer, start, within = new(), end, []
+            writer.add(tokens[start * width :], within)
+        if writer.num_tokens:
+            finish()
+    finally:
+        writer.close()
+    return number
+
+
+@contextmanager
+def _disk_errors(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise InputOutputError(f"cannot write: {e.strerror or e}", where=str(directory)) from e
 
 
 # -- reading ----------------------------------------------------------------------------------------------

@@ -305,6 +305,21 @@ class Tokenizer:
         model = self._files.parsed.model
         return model.type != "BPE" or model.ignore_merges or len(self._control) > len(self._special)
 
+    @property
+    def splits_like_gpt2(self) -> bool:
+        """Whether text is split into words exactly as GPT-2 does it, and words into bytes and merges."""
+        parsed = self._files.parsed
+        split = parsed.pre_tokenizer if isinstance(parsed.pre_tokenizer, dict) else {}
+        return (
+            split.get("type") == "ByteLevel"
+            and split.get("use_regex", True) is True
+            and split.get("add_prefix_space") is False
+            and parsed.normalizer is None
+            and not self._ordinary
+            and not self._missing_bytes
+            and not self._text_can_turn_special
+        )
+
     def _text_pieces(self, text: str, *, middle: bool) -> list[Piece]:
         if self._missing_bytes and (lost := text.encode().translate(None, self._known_bytes)):
             raise DataError(
@@ -443,11 +458,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    least = 256 + len(SPECIAL_TOKENS)
-    if vocab_size < least:
-        raise UsageError(
-            f"{vocab_size} tokens are too few: bytes and special tokens take {least}", where="--vocab-size"
-        )
+    check_vocab_size(vocab_size)
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -474,6 +485,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(tf.TokenizerFiles.of(files))
 
 
+def check_vocab_size(vocab_size: int) -> None:
+    """Raise UsageError if `vocab_size` has no room for the bytes and the special tokens."""
+    least = 256 + len(SPECIAL_TOKENS)
+    if vocab_size < least:
+        raise UsageError(
+            f"{vocab_size} tokens are too few: bytes and special tokens take {least}", where="--vocab-size"
+        )
+
+
 def byte_alphabet() -> dict[int, str]:
     """GPT-2's printable character for each byte."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -485,9 +505,12 @@ def guarded(call: Callable[[], T], where: str) -> T:
     """Call the tokenizers library; its failures, Rust panics included, become DataErrors."""
     try:
         return call()
-    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+    except MemoryError:
         raise
-    except BaseException as e:  # a PanicException is no Exception
+    except BaseException as e:
+        # A Rust panic is no Exception, but neither are the signals of the command line.
+        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":
+            raise
         raise DataError(f"tokenizer: {str(e) or type(e).__name__}", where=where) from None
 
 

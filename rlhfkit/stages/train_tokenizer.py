@@ -1,0 +1,91 @@
+"""Train a tokenizer: byte-level BPE, special tokens and a chat template.
+
+Reads text, whole files or the `text` field of JSON lines; writes a directory with `tokenizer.json` and
+`tokenizer_config.json`, which transformers.AutoTokenizer opens unchanged. Every text can be encoded, since
+all 256 bytes are tokens; `<|pad|>`, `<|end|>` and the role tokens come first. The same texts give the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rlhfkit.config import OUTPUT as OUTPUT_GROUP
+from rlhfkit.config import option
+from rlhfkit.data.config import TEXT_INPUTS, TextConfig
+
+if TYPE_CHECKING:
+    from rlhfkit.data.jsonl import Source
+
+INPUTS = TEXT_INPUTS
+OUTPUT = "summary"
+EXAMPLES = (
+    "rlhfkit train-tokenizer corpus.txt --vocab-size 8192 -o tok",
+    "zcat corpus.jsonl.gz | rlhfkit train-tokenizer --vocab-size 32768 -o tok",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(TextConfig):
+    """Settings of `train-tokenizer`."""
+
+    vocab_size: int = option(
+        group=OUTPUT_GROUP, minimum=1, metavar="N", help="Tokens, the bytes and special tokens included."
+    )
+    output: str = option(
+        short="-o", group=OUTPUT_GROUP, metavar="DIR", shapes_result=False, help="Directory of the tokenizer."
+    )
+    force: bool = option(
+        False, group=OUTPUT_GROUP, shapes_result=False, help="Replace an existing output directory."
+    )
+
+
+def run(inputs: Source, config: Config) -> dict[str, object]:
+    """Train and write; returns the summary (output, vocab_size, documents, bytes, seconds, tokenizer)."""
+    from rlhfkit import context
+    from rlhfkit.data.manifest import write_manifest
+    from rlhfkit.data.texts import read_documents
+    from rlhfkit.data.tokenizer import check_vocab_size, train_tokenizer
+    from rlhfkit.errors import DataError
+    from rlhfkit.files import atomic_directory
+
+    check_vocab_size(config.vocab_size)
+    start = time.monotonic()
+    parts = read_documents(inputs, config, field=config.field, form=config.format, split=config.split)
+    documents = size = 0
+    progress = context.reporter().progress("train-tokenizer", None, "documents")
+
+    def counted() -> Iterator[str]:
+        nonlocal documents, size
+        for part in parts:
+            documents += part.last
+            size += len(part.text.encode())
+            progress.update(documents)
+            yield part.text
+
+    with atomic_directory(config.output, force=config.force) as directory:
+        try:
+            tokenizer = train_tokenizer(counted(), config.vocab_size)
+        finally:
+            progress.close()
+        if not documents:
+            raise DataError("no text to learn from", hint="the input is empty")
+        if tokenizer.vocab_size < config.vocab_size:
+            context.note(
+                f"the text gives {tokenizer.vocab_size} tokens, not {config.vocab_size}: "
+                "no further pair of tokens occurs in it"
+            )
+        tokenizer.save(directory)
+        summary: dict[str, object] = {
+            "output": config.output,
+            "vocab_size": tokenizer.vocab_size,
+            "documents": documents,
+            "bytes": size,
+            "seconds": round(time.monotonic() - start, 3),
+            "tokenizer": tokenizer.digest,
+        }
+        write_manifest(directory, "train-tokenizer", config, inputs, summary)
+    return summary
