@@ -89,9 +89,17 @@ def answer_ids(
     return prompt_ids(tokenizer, prompt), completion_ids(tokenizer, answer, prompt=chat)
 
 
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts and their token ids, side by side."""
+
+    records: Sequence[Prompt]
+    sequences: Sequence[list[int]]
+
+
 def prompt_sequences(
     records: Iterable[Prompt], tokenizer: Tokenizer, max_len: int
-) -> tuple[list[Prompt], list[list[int]], Account]:
+) -> tuple[PromptSet, Account]:
     """Prompts that leave room to answer: those over `max_len` tokens are dropped and counted."""
     account = Account()
     kept: list[Prompt] = []
@@ -111,7 +119,7 @@ def prompt_sequences(
             f"none of the {account.records} prompts fits {max_len} tokens",
             hint="lower --max-new-tokens, or use a model with a longer context",
         )
-    return kept, sequences, account
+    return PromptSet(kept, sequences), account
 
 
 def marked_pieces(tokenizer: Tokenizer, example: Example) -> list[tuple[str, bool]]:

@@ -35,11 +35,12 @@ class Actors:
     value_model: ScalarModel
     scorer_is_model: bool
 
+    @staticmethod
     def open_scorer(
-        self, config: Config, setup: Setup, tokenizer: Tokenizer
+        spec: str, config: Config, setup: Setup, tokenizer: Tokenizer
     ) -> AbstractContextManager[EpisodeScorer]:
-        """The reward, as a context manager that scores episodes."""
-        return EpisodeScorer(config.reward, config, setup, tokenizer)
+        """A scorer, as a context manager that scores episodes."""
+        return EpisodeScorer(spec, config, setup, tokenizer)
 
 
 def load_actors(config: Config, setup: Setup) -> Actors:

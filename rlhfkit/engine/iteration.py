@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from rlhfkit.data.batching import Order
-from rlhfkit.data.records import Prompt
+from rlhfkit.data.examples import PromptSet
 from rlhfkit.data.tokenizer import Tokenizer
 from rlhfkit.engine.actors import Actors, EpisodeScorer
+from rlhfkit.engine.diagnosis import Watch
 from rlhfkit.engine.draw import Sampling, row_seed
 from rlhfkit.engine.generate import generate
 from rlhfkit.engine.lm import lm_objective
@@ -60,15 +62,13 @@ class Iteration:
         setup: Setup,
         actors: Actors,
         tokenizer: Tokenizer,
-        prompts: Sequence[Prompt],
-        sequences: Sequence[list[int]],
-        order: Order,
+        data: PromptSet,
         scorer: EpisodeScorer,
         run: Run,
         total: int,
     ) -> None:
         self.config, self.setup, self.actors, self.tokenizer = config, setup, actors, tokenizer
-        self.prompts, self.sequences, self.order = prompts, sequences, order
+        self.data, self.order = data, Order(len(data.records), config.seed)
         self.scorer, self.run, self.total = scorer, run, total
         self.policy_optimizer = AdamW(actors.policy, weight_decay=config.weight_decay, eps=config.adam_eps)
         self.value_optimizer = AdamW(
@@ -77,6 +77,8 @@ class Iteration:
         self.average = WeightAverage(self.policy_optimizer, config.ema_decay) if config.ema_decay else None
         self.kl = AdaptiveKL(config.kl_coef, config.kl_target or 1.0, config.kl_horizon)
         self.updates = 0
+        self.watch = Watch(exact=setup.dtype == torch.float32)
+        self.last_score = 0.0
         self.ptx = self._windows() if config.ptx else None
 
     # -- one iteration -----------------------------------------------------------------------------------
@@ -110,6 +112,8 @@ class Iteration:
         clock.lap("time/update")
         if config.kl_target is not None:
             self.kl.update(figures["objective/kl"], config.batch_size)
+        self.last_score = figures["objective/scores"]
+        self.watch.look(figures)
         tokens = figures["response/length"] * config.batch_size
         return {**figures, **clock.laps, "episode": float((index + 1) * config.batch_size), "tokens": tokens}
 
@@ -120,27 +124,29 @@ class Iteration:
         return Payment(config.missing_eos_penalty, config.missing_eos, config.reward_clip)
 
     def _sample(self, index: int) -> list[Episode]:
-        config, dist = self.config, self.setup.dist
-        numbers = list(dist.share(config.batch_size))
-        picks = [self.order[index * config.batch_size + n] for n in numbers]
-        outputs = generate(
-            self.actors.policy,
-            [self.sequences[i] for i in picks],
-            [row_seed(config.seed, index, n) for n in numbers],
-            Sampling(
-                max_new_tokens=config.max_new_tokens,
-                temperature=config.temperature,
-                eos_ids=self.tokenizer.eos_ids,
-            ),
+        numbers = list(self.setup.dist.share(self.config.batch_size))
+        picks = [self.order[index * self.config.batch_size + n] for n in numbers]
+        seeds = [row_seed(self.config.seed, index, n) for n in numbers]
+        return self.answer(self.data, numbers, picks, seeds)
+
+    def answer(
+        self, data: PromptSet, numbers: Sequence[int], picks: Sequence[int], seeds: Sequence[int]
+    ) -> list[Episode]:
+        """Sample one response to each picked prompt with the policy as it stands."""
+        sampling = Sampling(
+            max_new_tokens=self.config.max_new_tokens,
+            temperature=self.config.temperature,
+            eos_ids=self.tokenizer.eos_ids,
         )
+        outputs = generate(self.actors.policy, [data.sequences[i] for i in picks], seeds, sampling)
         return [
             Episode(
                 number=n,
-                prompt=self.prompts[i].prompt,
-                prompt_ids=self.sequences[i],
+                prompt=data.records[i].prompt,
+                prompt_ids=data.sequences[i],
                 response_ids=list(out.ids),
                 ended=out.finish_reason == "stop",
-                text=self.tokenizer.decode(list(out.ids)),
+                text=self.tokenizer.decode(out.ids),
             )
             for n, i, out in zip(numbers, picks, outputs, strict=True)
         ]

@@ -125,10 +125,12 @@ def fit(
             tokens += figures.get("tokens", 0.0)
             if "tokens" in figures:
                 figures["tokens_per_second"] = figures.pop("tokens") / max(seconds, 1e-9)
+            evaluated = False
             if evaluate and (done == total or (config.eval_every and done % config.eval_every == 0)):
                 figures |= evaluate()
+                evaluated = True
             last |= figures
-            if done == 1 or done == total or done % config.log_every == 0 or "eval/loss" in figures:
+            if done == 1 or done == total or done % config.log_every == 0 or evaluated:
                 run.log("metrics", {"step": done, "time": round(time.monotonic() - began, 3), **figures})
             progress.update(done, figures)
             if run.save_due(done, total):

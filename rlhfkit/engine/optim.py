@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from rlhfkit.errors import RlhfkitError
-from rlhfkit.objectives.common import ema_update
 
 #: InstructGPT, appendix C: beta2 of 0.95 adapts faster than Adam's 0.999, which matters in short runs.
 BETAS = (0.9, 0.95)

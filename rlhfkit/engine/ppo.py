@@ -138,15 +138,15 @@ def value_objective(
 
 def rollout_figures(episodes: Sequence[Episode], dist: Dist, *, kl_coef: float) -> Figures:
     """What a rollout looked like, before any update; TRL's names where TRL has one. All masked."""
-    sums = dict.fromkeys(
-        ("n", "tokens", "score", "score2", "scorer", "k1", "k2", "k3", "entropy", "eos"), 0.0
-    )
+    names = ("n", "tokens", "score", "score2", "scorer", "k1", "k2", "k3", "k1_squared", "entropy", "eos")
+    sums = dict.fromkeys(names, 0.0)
     for e in episodes:
         row = torch.ones(1, len(e.response_ids), dtype=torch.bool)
         for name in ("k1", "k2", "k3"):
             sums[name] += float(
                 token_kl(e.old_logprobs[None], e.ref_logprobs[None], row, name).double().sum()
             )
+        sums["k1_squared"] += float((e.old_logprobs - e.ref_logprobs).double().sum()) ** 2
         sums["n"] += 1
         sums["tokens"] += len(e.response_ids)
         sums["score"] += e.score
@@ -162,6 +162,7 @@ def rollout_figures(episodes: Sequence[Episode], dist: Dist, *, kl_coef: float) 
     explained = float(explained_variance(flat["values"], flat["returns"], mask, reduce=dist.sum))
     return {
         "objective/kl": total["k1"] / n,
+        "objective/kl_se": math.sqrt(max(total["k1_squared"] / n - (total["k1"] / n) ** 2, 0.0) / n),
         "objective/kl_k2": total["k2"] / n,
         "objective/kl_k3": total["k3"] / n,
         "objective/kl_coef": kl_coef,

@@ -10,6 +10,7 @@ Iterations are counted as steps; the first one is logged before any update has c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,8 +21,8 @@ from rlhfkit.errors import UsageError
 from rlhfkit.scorers.config import ScorerConfig
 
 if TYPE_CHECKING:
+    from rlhfkit.data.examples import PromptSet
     from rlhfkit.data.jsonl import Source
-    from rlhfkit.data.records import Prompt
     from rlhfkit.data.tokenizer import Tokenizer
     from rlhfkit.engine.actors import Actors
     from rlhfkit.engine.setup import Setup
@@ -44,6 +45,9 @@ class Config(TrainConfig, ScorerConfig):
     )
     reward: str = option(
         short="-r", group=MODEL, metavar="SCORER", help="Reward: DIR or rm:DIR, lm:DIR, cmd:COMMAND."
+    )
+    eval_reward: str | None = option(
+        None, group=MODEL, metavar="SCORER", help="Reward of --eval's prompts (default: --reward)."
     )
     ref: str | None = option(
         None, group=MODEL, metavar="DIR", help="Reference of the KL penalty (default: the starting policy)."
@@ -78,6 +82,9 @@ class Config(TrainConfig, ScorerConfig):
         help="Warm-up from 10% of the peak, in iterations (below 1: a fraction of all).",
     )
     adam_eps: float = option(1e-5, group=TRAINING, minimum=0, help="AdamW's epsilon.")
+    eval: str | None = option(
+        None, group=RUN, metavar="FILE", help="Held-out prompts to answer and score as the run goes on."
+    )
     log_every: int = option(
         1,
         group=RUN,
@@ -179,15 +186,18 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
             f"{config.max_new_tokens} leaves no room for a prompt in a context of {context_len}",
             where="--max-new-tokens",
         )
-    prompts, sequences, account = prompt_sequences(read_records(inputs, Prompt, config), tokenizer, room)
-    if not prompts:
+    data, account = prompt_sequences(read_records(inputs, Prompt, config), tokenizer, room)
+    if not data.records:
         raise DataError("no records", where="ppo", hint="give a file of prompts")
     for line in account.lines():
         context.warn(line)
-    total, _ = plan_steps(len(prompts), config.batch_size, epochs=config.epochs, steps=config.steps)
+    held_out = None
+    if config.eval is not None:
+        held_out, _ = prompt_sequences(read_records([config.eval], Prompt, config), tokenizer, room)
+    total, _ = plan_steps(len(data.records), config.batch_size, epochs=config.epochs, steps=config.steps)
     if config.dry_run:
-        return _dry_run(config, setup, actors, tokenizer, sequences, account.facts(), total)
-    return _train(config, setup, actors, tokenizer, prompts, sequences, total)
+        return _dry_run(config, setup, actors, tokenizer, data.sequences, account.facts(), total)
+    return _train(config, setup, actors, tokenizer, data, held_out, total)
 
 
 def _check(config: Config) -> None:
@@ -196,6 +206,8 @@ def _check(config: Config) -> None:
             f"{config.minibatches} minibatches cannot be cut from {config.batch_size} prompts",
             where="--minibatches",
         )
+    if config.eval_reward and not config.eval:
+        raise UsageError("needs held-out prompts", where="--eval-reward", hint="name them with --eval FILE")
     if config.ptx_coef and not config.ptx:
         raise UsageError("needs token shards", where="--ptx-coef", hint="name them with --ptx SHARD")
     if config.ptx and not config.ptx_coef:
@@ -207,7 +219,7 @@ def _dry_run(
     setup: Setup,
     actors: Actors,
     tokenizer: Tokenizer,
-    sequences: list[list[int]],
+    sequences: Sequence[list[int]],
     facts: dict[str, object],
     total: int,
 ) -> dict[str, object]:
@@ -244,27 +256,42 @@ def _train(
     setup: Setup,
     actors: Actors,
     tokenizer: Tokenizer,
-    prompts: list[Prompt],
-    sequences: list[list[int]],
+    data: PromptSet,
+    held_out: PromptSet | None,
     total: int,
 ) -> dict[str, object]:
-    from rlhfkit.data.batching import Order
+    from contextlib import ExitStack
+
     from rlhfkit.engine.actors import data_identity
+    from rlhfkit.engine.evaluation import HeldOut
     from rlhfkit.engine.iteration import Iteration
     from rlhfkit.engine.loop import fit
     from rlhfkit.engine.run import Run
     from rlhfkit.engine.saving import write_model
 
-    with (
-        Run.open("ppo", config, setup.dist, data=data_identity(config, sequences)) as run,
-        actors.open_scorer(config, setup, tokenizer) as scorer,
-    ):
+    with ExitStack() as stack:
+        run = stack.enter_context(
+            Run.open("ppo", config, setup.dist, data=data_identity(config, data.sequences))
+        )
         run.start_logs("samples")
-        order = Order(len(prompts), config.seed)
-        iteration = Iteration(config, setup, actors, tokenizer, prompts, sequences, order, scorer, run, total)
+        scorer = stack.enter_context(actors.open_scorer(config.reward, config, setup, tokenizer))
+        iteration = Iteration(config, setup, actors, tokenizer, data, scorer, run, total)
         if run.resumed_from:
             iteration.restore()
-        figures = fit(run, total=total, step=iteration.step, snapshot=iteration.snapshot, unit="iteration")
+        evaluate = None
+        if held_out is not None:
+            judge = scorer
+            if config.eval_reward is not None:
+                judge = stack.enter_context(actors.open_scorer(config.eval_reward, config, setup, tokenizer))
+            evaluate = HeldOut(iteration, held_out, judge)
+        figures = fit(
+            run,
+            total=total,
+            step=iteration.step,
+            snapshot=iteration.snapshot,
+            evaluate=evaluate,
+            unit="iteration",
+        )
 
         def write(path: Path) -> None:
             write_model(actors.policy, path, tokenizer, iteration.final_weights())
