@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Source = str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Iterable[Mapping[str, Any]]
 
+_PRECISIONS = ("float32", "bfloat16", "float16")
+
 
 def load_model(
     directory: str | os.PathLike[str], dtype: str = "float32", device: str = "cpu"
@@ -36,16 +38,17 @@ def load_model(
     A causal model maps `input_ids` (B, S) to logits (B, S, V); a reward model maps right-padded `input_ids`
     and `attention_mask` to scores (B,).
     """
+    if dtype not in _PRECISIONS:
+        raise UsageError(
+            f"{dtype!r} is not one of {', '.join(_PRECISIONS)}",
+            where="dtype",
+            hint=did_you_mean(dtype, _PRECISIONS),
+        )
     import torch
 
     from rlhfkit.models import loading
 
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in kinds:
-        raise UsageError(
-            f"{dtype!r} is not one of {', '.join(kinds)}", where="dtype", hint=did_you_mean(dtype, kinds)
-        )
-    return loading.load_model(directory, dtype=kinds[dtype], device=device).eval()
+    return loading.load_model(directory, dtype=getattr(torch, dtype), device=device).eval()
 
 
 def load_tokenizer(directory: str | os.PathLike[str]) -> Tokenizer:

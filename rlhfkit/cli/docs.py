@@ -93,7 +93,7 @@ or a JSON list; an empty variable counts as unset.
 
 
 def _command(stage: Stage) -> Iterator[str]:
-    yield from ("", f"### {stage.name}", "", stage.summary)
+    yield from ("", f"### rlhfkit {stage.name}", "", stage.summary)
     for paragraph in paragraphs(stage)[1:]:
         prose = is_prose(paragraph)
         yield ""

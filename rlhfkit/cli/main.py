@@ -72,7 +72,7 @@ def _without_command(arguments: Sequence[str], known: dict[str, str], stages: st
 
         write_text(f"rlhfkit {__version__}\n")
         return 0
-    if first in ("-h", "--help") or (first == "help" and not rest):
+    if first in ("-h", "--help") or (first == "help" and (not rest or rest[0] in ("-h", "--help"))):
         write_text(root_help(stages, help_width()))
         return 0
     if first == "help":

@@ -95,7 +95,7 @@ def write_summary(write: Write, summary: Mapping[str, object]) -> None:
     """Write the one JSON line that a trainer ends with."""
     from rlhfkit.data.jsonl import encode
 
-    write(encode(summary) + b"\n")
+    write(encode(dict(summary)) + b"\n")
 
 
 def check_inputs(inputs: Sequence[str], output: str | None) -> None:

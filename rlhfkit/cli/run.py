@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Any
@@ -16,7 +16,7 @@ from rlhfkit.cli import failures, help, output
 from rlhfkit.cli.main import help_width, process_rank
 from rlhfkit.cli.params import HelpWanted, parse
 from rlhfkit.cli.settings import resolve
-from rlhfkit.config import Inputs, TrainConfig
+from rlhfkit.config import TrainConfig
 from rlhfkit.errors import UsageError
 from rlhfkit.stages import Stage, load, names
 from rlhfkit.ui.terminal import TerminalReporter
@@ -34,12 +34,14 @@ def run_command(name: str, arguments: Sequence[str], *, stages: str) -> int:
     except HelpWanted:
         output.write_text(help.command_help(stage, help_width()))
         return 0
-    if _waits_for_nothing(stage.inputs, inputs):
+    if _waits_for_a_person(stage, given, inputs):
         print(help.short_help(stage, help_width()), end="", file=sys.stderr)
         return UsageError.exit_code
     config, sources = resolve(name, stage.config, given, environ=os.environ, commands=names(stages))
     rank = process_rank()
-    invocation = context.Invocation(("rlhfkit", name, *arguments), sources)
+    # A file name may be no UTF-8; what is written to run.json must be.
+    words = (word.encode(errors="backslashreplace").decode() for word in arguments)
+    invocation = context.Invocation(("rlhfkit", name, *words), sources)
     try:
         _run(stage, config, inputs, invocation, rank)
     except BaseException as error:
@@ -47,18 +49,23 @@ def run_command(name: str, arguments: Sequence[str], *, stages: str) -> int:
     return 0
 
 
-def _waits_for_nothing(spec: Inputs | None, inputs: Sequence[str]) -> bool:
-    """Whether the command would sit and wait for a person to type records."""
-    reads_standard_input = spec is not None and spec.stdin and not spec.required and not inputs
-    return reads_standard_input and sys.stdin is not None and sys.stdin.isatty()
+def _reads_standard_input(stage: Stage, inputs: Sequence[str], settings: Container[str]) -> bool:
+    """Whether standard input is read though nobody named it."""
+    spec = stage.inputs
+    replaced = any(name in settings for name in stage.instead)
+    return spec is not None and spec.stdin and not (spec.required or inputs or replaced)
+
+
+def _waits_for_a_person(stage: Stage, given: Container[str], inputs: Sequence[str]) -> bool:
+    """Whether the command would sit at a terminal until somebody types records."""
+    return _reads_standard_input(stage, inputs, given) and sys.stdin is not None and sys.stdin.isatty()
 
 
 def _run(stage: Stage, config: Any, inputs: Sequence[str], invocation: context.Invocation, rank: int) -> None:
-    spec = stage.inputs
-    source = tuple(inputs) or (("-",) if spec and spec.stdin and not spec.required else ())
+    replaced = [name for name in stage.instead if getattr(config, name)]
+    source = ("-",) if _reads_standard_input(stage, inputs, replaced) else tuple(inputs)
     target = output.output_file(stage, config)
-    if spec:
-        output.check_inputs(source, target)
+    output.check_inputs(source, target)
     if stage.output != "summary" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError(f"{stage.name} runs in one process", hint="start it without torchrun")
     reporter = TerminalReporter(sys.stderr, silent=config.quiet or rank > 0)

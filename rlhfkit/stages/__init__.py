@@ -38,6 +38,8 @@ class Stage:
     examples: Sequence[str]
     config: type
     run: Callable[..., Any]
+    #: `INSTEAD_OF_INPUTS` of the module: settings that replace the inputs, so that none are read by default
+    instead: Sequence[str] = ()
 
     @property
     def summary(self) -> str:
@@ -83,4 +85,5 @@ def load(name: str, package: str = PACKAGE) -> Stage:
         examples=module.EXAMPLES,
         config=module.Config,
         run=module.run,
+        instead=getattr(module, "INSTEAD_OF_INPUTS", ()),
     )

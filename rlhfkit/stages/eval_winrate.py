@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rlhfkit.evaluation.matching import Question
 
 INPUTS = Inputs("SAMPLES", "Samples, a file per model; with --judgements, more judgements.", kind="sample")
+INSTEAD_OF_INPUTS = ("judgements",)
 OUTPUT = "summary"
 EXAMPLES = (
     "rlhfkit eval-winrate sft.jsonl ppo.jsonl --judge rm --length-control",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
-FIGURES_SHOWN = 4  # metrics.jsonl has them all
+FIGURES_SHOWN = 4  # beside tokens/s; metrics.jsonl has them all
 
 
 def duration(seconds: float) -> str:
@@ -57,7 +57,11 @@ class Count:
         if fresh > 0 and seconds > 0:
             rate = fresh / seconds
             parts.append(f"{rate:.3g}/s" if rate >= 1 else f"{1 / rate:.3g}s each")
-        parts += [f"{name} {figure(value)}" for name, value in list(self.figures.items())[:FIGURES_SHOWN]]
+        figures = dict(self.figures)
+        speed = figures.pop("tokens_per_second", None)
+        parts += [f"{name} {figure(value)}" for name, value in list(figures.items())[:FIGURES_SHOWN]]
+        if isinstance(speed, float):
+            parts.append(f"{speed:,.0f} tokens/s")
         if ended:
             parts.append(f"took {duration(seconds)}")
         elif fresh > 0 and self.total is not None:

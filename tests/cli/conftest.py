@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,17 +10,11 @@ from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
-TOP = HERE.parent.parent
-FAKE = "from rlhfkit.cli.main import main; main(stages='fake_stages')"
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cli_helpers import FAKE, environment
 
 Run = Callable[..., "subprocess.CompletedProcess[Any]"]
-
-
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("RLHFKIT_") and k != "COLUMNS"}
-    path = os.pathsep.join([str(HERE), str(TOP)])
-    return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **(extra or {})}
 
 
 @pytest.fixture

@@ -5,14 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import pty
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from conftest import environment
+from cli_helpers import environment, on_terminal
 
 
 def rows(path: Path, count: int = 3) -> Path:
@@ -88,7 +87,8 @@ def test_every_batch_is_flushed_before_the_next_is_read(fake_command, tmp_path):
         env=environment(),
         cwd=tmp_path,
     )
-    assert process.stdin and process.stdout
+    assert process.stdin
+    assert process.stdout
     for n in range(2):
         process.stdin.write(b'{"n":%d}\n' % n)
         process.stdin.flush()
@@ -184,32 +184,17 @@ def test_trainer_prints_one_summary_line(run_fake, tmp_path):
 # -- no input on a terminal --------------------------------------------------------------------------------
 
 
-def on_terminal(command: list[str], cwd: Path, status: int = 0, env: dict[str, str] | None = None) -> str:
-    """What a command shows when all three streams are a terminal."""
-    pid, descriptor = pty.fork()
-    if pid == 0:
-        os.chdir(cwd)
-        os.execve(command[0], command, environment(env))
-    shown = b""
-    while True:
-        try:
-            piece = os.read(descriptor, 65536)
-        except OSError:  # the other end has gone
-            break
-        if not piece:
-            break
-        shown += piece
-    os.close(descriptor)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == status
-    return shown.decode()
-
-
 @pytest.mark.parametrize("words", [["copy-rows"], ["slow-train", "-o", "run"]])
 def test_short_help_instead_of_waiting_for_a_person(fake_command, tmp_path, words):
     shown = on_terminal([*fake_command, *words], tmp_path, status=2)
     assert shown.startswith("Usage: rlhfkit " + words[0])
     assert "Examples:" in shown
     assert "--limit" not in shown
+
+
+def test_a_setting_may_stand_in_for_the_inputs(fake_command, run_fake, tmp_path):
+    assert on_terminal([*fake_command, "copy-rows", "--invent", "1"], tmp_path).split() == ['{"n":0}']
+    assert run_fake("copy-rows", env={"RLHFKIT_COPY_ROWS_INVENT": "1"}, input='{"a":1}').stdout == '{"n":0}\n'
 
 
 def test_bar_on_a_terminal(fake_command, tmp_path):

@@ -15,6 +15,7 @@ from rlhfkit.config import FilterConfig, Inputs, option
 
 INPUTS = Inputs("ROWS", "Files of records.")
 OUTPUT = "records"
+INSTEAD_OF_INPUTS = ("invent",)
 EXAMPLES = ("rlhfkit copy-rows rows.jsonl", "rlhfkit copy-rows rows.jsonl -o copy.jsonl")
 
 
@@ -24,11 +25,16 @@ class Config(FilterConfig):
 
     times: int = option(1, minimum=0, help="Write every record this often.")
     talk: bool = option(False, help="Say something about every record.")
+    invent: int | None = option(None, help="Make N records up instead.")
     dry_run: bool = option(False, help="Write nothing.")
 
 
 def run(inputs: Any, config: Config) -> Iterator[list[dict[str, Any]]]:
     """Yield one batch per record."""
+    if config.invent is not None:
+        assert not inputs
+        yield [{"n": n} for n in range(config.invent)]
+        return
     from rlhfkit.data.jsonl import read_rows
 
     for row in read_rows(inputs, config):

@@ -1,0 +1,181 @@
+# bash completion for rlhfkit; made by `python -m rlhfkit.cli.docs`, not to be edited.
+_rlhfkit() {
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} line
+    local flags='' kind=none choices='' value=''
+    local commands='train-tokenizer tokenize pretrain sft score rank2pairs train-rm ppo eval-winrate plot inspect completion'
+    COMPREPLY=()
+    # bash cuts --flag=value into three words
+    if [[ $current == '=' ]]; then
+        current=''
+    elif [[ $previous == '=' ]]; then
+        previous=${COMP_WORDS[COMP_CWORD-2]}
+    fi
+    if ((COMP_CWORD == 1)); then
+        COMPREPLY=($(compgen -W "$commands help --help --version" -- "$current"))
+        return
+    fi
+    case ${COMP_WORDS[1]} in
+        help) kind=words choices=$commands ;;
+        train-tokenizer)
+            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes --field --format --split --vocab-size -o --output --force --config -h --help'
+            kind=files choices=''
+            case $previous in
+                --map | --limit | --max-line-bytes | --field | --vocab-size) value=none ;;
+                --on-bad-line) value=words choices='stop skip' ;;
+                --rejects | --config) value=files ;;
+                --rank-order) value=words choices='order ranks' ;;
+                --format) value=words choices='auto text jsonl' ;;
+                --split) value=words choices='none blank-line' ;;
+                -o | --output) value=directories ;;
+            esac
+            ;;
+        tokenize)
+            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes --field --format --split --tokenizer -o --output --force --shard-tokens --workers --dry-run --config -h --help'
+            kind=files choices=''
+            case $previous in
+                --map | --limit | --max-line-bytes | --field | --shard-tokens | --workers) value=none ;;
+                --on-bad-line) value=words choices='stop skip' ;;
+                --rejects | -o | --output | --config) value=files ;;
+                --rank-order) value=words choices='order ranks' ;;
+                --format) value=words choices='auto text jsonl' ;;
+                --split) value=words choices='none blank-line' ;;
+                --tokenizer) value=directories ;;
+            esac
+            ;;
+        pretrain)
+            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --dtype --device --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run --tokenizer -m --model --layers --hidden --heads --kv-heads --ffn --context --tie-embeddings --config -h --help'
+            kind=files choices=''
+            case $previous in
+                --map | --limit | --max-line-bytes | --steps | --epochs | --batch-size | --micro-batch-size | --lr | --warmup | --weight-decay | --grad-clip | --max-seq-len | --seed | --save-every | --keep | --eval-every | --log-every | --layers | --hidden | --heads | --kv-heads | --ffn | --context) value=none ;;
+                --on-bad-line) value=words choices='stop skip' ;;
+                --rejects | --eval | --config) value=files ;;
+                --rank-order) value=words choices='order ranks' ;;
+                -o | --output | --tokenizer | -m | --model) value=directories ;;
+                --lr-schedule) value=words choices='cosine linear constant' ;;
+                --dtype) value=words choices='auto float32 bfloat16' ;;
+                --device) value=words choices='auto cpu cuda' ;;
+            esac
+            ;;
+        sft)
+            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --dtype --device --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run -m --model --loss-on --packing --no-packing --config -h --help'
+            kind=files choices=''
+            case $previous in
+                --map | --limit | --max-line-bytes | --steps | --epochs | --batch-size | --micro-batch-size | --lr | --warmup | --weight-decay | --grad-clip | --max-seq-len | --seed | --save-every | --keep | --eval-every | --log-every) value=none ;;
+                --on-bad-line) value=words choices='stop skip' ;;
+                --rejects | --eval | --config) value=files ;;
+                --rank-order) value=words choices='order ranks' ;;
+                -o | --output | -m | --model) value=directories ;;
+                --lr-schedule) value=words choices='cosine linear constant' ;;
+                --dtype) value=words choices='auto float32 bfloat16' ;;
+                --device) value=words choices='auto cpu cuda' ;;
+                --loss-on) value=words choices='completion all' ;;
+            esac
+            ;;
+        score)
+            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force -r --reward --batch-size --config -h --help'
+            kind=files choices=''
+            case $previous in
+                --scorer-timeout | --scorer-restarts | --batch-tokens | --judge-model | --max-requests | --concurrency | --map | --limit | --max-line-bytes | --batch-size) value=none ;;
+                --judge-cache | --rejects | -o | --output | --config) value=files ;;
+                --device) value=words choices='auto cpu cuda' ;;
+                --dtype) value=words choices='auto float32 bfloat16' ;;
+                --on-bad-line) value=words choices='stop skip' ;;
+                --rank-order) value=words choices='order ranks' ;;
+                -r | --reward) value=directories ;;
+            esac
+            ;;
+        rank2pairs)
+            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --pairs --max-pairs --margin --seed --config -h --help'
+            kind=files choices=''
+            case $previous in
+                --map | --limit | --max-line-bytes | --max-pairs | --seed) value=none ;;
+                --on-bad-line) value=words choices='stop skip' ;;
+                --rejects | -o | --output | --config) value=files ;;
+                --rank-order) value=words choices='order ranks' ;;
+                --pairs) value=words choices='all adjacent best-worst' ;;
+            esac
+            ;;
+        train-rm)
+            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --dtype --device --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run -m --model --loss --center-coef --margin --center-on --config -h --help'
+            kind=files choices=''
+            case $previous in
+                --map | --limit | --max-line-bytes | --steps | --epochs | --batch-size | --micro-batch-size | --lr | --warmup | --weight-decay | --grad-clip | --max-seq-len | --seed | --save-every | --keep | --eval-every | --log-every | --center-coef) value=none ;;
+                --on-bad-line) value=words choices='stop skip' ;;
+                --rejects | --eval | --center-on | --config) value=files ;;
+                --rank-order) value=words choices='order ranks' ;;
+                -o | --output | -m | --model) value=directories ;;
+                --lr-schedule) value=words choices='cosine linear constant' ;;
+                --dtype) value=words choices='auto float32 bfloat16' ;;
+                --device) value=words choices='auto cpu cuda' ;;
+                --loss) value=words choices='pairwise best-of-k' ;;
+            esac
+            ;;
+        ppo)
+            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run -m --model -r --reward --eval-reward --ref --value-model --value-lr --adam-eps --log-samples --kl-coef --kl-target --kl-horizon --minibatches --ppo-epochs --max-new-tokens --temperature --clip-eps --value-clip-eps --value-coef --gamma --gae-lambda --whiten --whiten-rewards --missing-eos-penalty --missing-eos --reward-clip --stop-kl --ema-decay --ptx --ptx-coef --ptx-batch-size --config -h --help'
+            kind=files choices=''
+            case $previous in
+                --scorer-timeout | --scorer-restarts | --batch-tokens | --judge-model | --max-requests | --concurrency | --map | --limit | --max-line-bytes | --steps | --epochs | --batch-size | --micro-batch-size | --lr | --warmup | --weight-decay | --grad-clip | --max-seq-len | --seed | --save-every | --keep | --eval-every | --log-every | --value-lr | --adam-eps | --log-samples | --kl-coef | --kl-target | --kl-horizon | --minibatches | --ppo-epochs | --max-new-tokens | --temperature | --clip-eps | --value-clip-eps | --value-coef | --gamma | --gae-lambda | --missing-eos-penalty | --reward-clip | --stop-kl | --ema-decay | --ptx-coef | --ptx-batch-size) value=none ;;
+                --judge-cache | --rejects | --eval | --ptx | --config) value=files ;;
+                --device) value=words choices='auto cpu cuda' ;;
+                --dtype) value=words choices='auto float32 bfloat16' ;;
+                --on-bad-line) value=words choices='stop skip' ;;
+                --rank-order) value=words choices='order ranks' ;;
+                -o | --output | -m | --model | -r | --reward | --eval-reward | --ref | --value-model) value=directories ;;
+                --lr-schedule) value=words choices='cosine linear constant' ;;
+                --whiten) value=words choices='batch minibatch none' ;;
+                --missing-eos) value=words choices='replace subtract off' ;;
+            esac
+            ;;
+        eval-winrate)
+            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --judge --judgements --save-judgements --canary --baseline --name --by --length-control --difficulty --bootstrap --ties --prior --seed --config -h --help'
+            kind=files choices=''
+            case $previous in
+                --scorer-timeout | --scorer-restarts | --batch-tokens | --judge-model | --max-requests | --concurrency | --map | --limit | --max-line-bytes | --baseline | --name | --by | --bootstrap | --prior | --seed) value=none ;;
+                --judge-cache | --rejects | -o | --output | --judgements | --save-judgements | --config) value=files ;;
+                --device) value=words choices='auto cpu cuda' ;;
+                --dtype) value=words choices='auto float32 bfloat16' ;;
+                --on-bad-line) value=words choices='stop skip' ;;
+                --rank-order) value=words choices='order ranks' ;;
+                --judge) value=directories ;;
+                --ties) value=words choices='half drop' ;;
+            esac
+            ;;
+        plot)
+            flags='-q --quiet --debug -o --output --force --kind -y --y -x --x --smooth --name --title --sqrt-kl --fit --width --config -h --help'
+            kind=files choices=''
+            case $previous in
+                -o | --output | --config) value=files ;;
+                --kind) value=words choices='auto curves winrate ratings matrix kl calibration' ;;
+                -y | --y | -x | --x | --smooth | --name | --title | --width) value=none ;;
+            esac
+            ;;
+        inspect)
+            flags='-q --quiet --debug --json --config -h --help'
+            kind=files choices=''
+            case $previous in
+                --config) value=files ;;
+            esac
+            ;;
+        completion)
+            flags='-q --quiet --debug --config -h --help'
+            kind=words choices='bash zsh fish'
+            case $previous in
+                --config) value=files ;;
+            esac
+            ;;
+    esac
+    if [[ -n $value ]]; then
+        kind=$value
+    elif [[ $current == -* ]]; then
+        kind=words choices=$flags
+    fi
+    case $kind in
+        words) COMPREPLY=($(compgen -W "$choices" -- "$current")) ;;
+        files | directories)
+            compopt -o filenames 2>/dev/null
+            [[ $kind == files ]] && kind=-f || kind=-d
+            while IFS= read -r line; do COMPREPLY+=("$line"); done < <(compgen "$kind" -- "$current")
+            ;;
+    esac
+}
+complete -F _rlhfkit rlhfkit
