@@ -179,7 +179,9 @@ def test_canary(files, judge, ears):
 
 
 def test_what_is_not_answered_is_left_out_and_told(files, judge, ears, tmp_path):
-    part = write(tmp_path / "part.jsonl", [json.loads(line) for line in Path(files[1]).open()][:20])
+    part = write(
+        tmp_path / "part.jsonl", [json.loads(line) for line in Path(files[1]).read_text().splitlines()[:20]]
+    )
     summary = run([files[0], part], Config(judge=judge))
     assert summary["unanswered"] == {"sft": 0, "part": 10}
     assert summary["models"]["part"]["n"] == 20
