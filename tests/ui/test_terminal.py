@@ -120,7 +120,7 @@ def test_progress_lines_come_every_ten_seconds_and_at_the_end(monkeypatch):
 
 def test_progress_always_shows_tokens_per_second():
     count = progress.Count(None, "steps")
-    count.update(1, {**{name: 1.0 for name in "abcdef"}, "tokens_per_second": 12345.6})
+    count.update(1, {**dict.fromkeys("abcdef", 1.0), "tokens_per_second": 12345.6})
     text = count.text()
     assert text.startswith("1 steps, ")
     assert text.endswith(", d 1, 12,346 tokens/s")
