@@ -1,0 +1,162 @@
+"""Rank the completions of every prompt, by a scorer.
+
+Reads samples, `{"prompt", "completions": [...]}` with at least two completions, and adds `ranking`: tiers of
+indices, best first, completions of one tier tied. Every completion gets the `score` it was ranked by, and
+`rater` says who ranked. Other fields pass through.
+
+Equal scores tie, scores within --tie-margin of the best of a tier too, and completions with the same text
+always. With --noise TAU the scorer plays a labeller who errs: scores get Gumbel noise of scale TAU, so that a
+is put before b with probability 1 / (1 + exp((score_b - score_a) / TAU)) (Plackett-Luce). The same seed gives
+every record the same noise, wherever it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rlhfkit.config import OUTPUT as OUTPUT_GROUP
+from rlhfkit.config import FilterConfig, Inputs, option
+from rlhfkit.context import note, reporter, warn
+from rlhfkit.errors import DataError, UsageError
+from rlhfkit.scorers.config import SCORER, SCORER_HELP, ScorerConfig
+
+if TYPE_CHECKING:
+    from rlhfkit.data.jsonl import Record, Source
+    from rlhfkit.data.records import Sample
+    from rlhfkit.scorers import Scorer
+
+INPUTS = Inputs("SAMPLES", "Samples to rank: JSONL files, `-` or nothing for standard input.", kind="sample")
+OUTPUT = "records"
+EXAMPLES = (
+    "rlhfkit rank samples.jsonl --by rm -o rankings.jsonl",
+    "rlhfkit rank samples.jsonl --by 'cmd:python gold.py' --noise 0.6 --seed 1 | rlhfkit rank2pairs",
+)
+
+RANKING = "Ranking"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(FilterConfig, ScorerConfig):
+    """Settings of `rank`."""
+
+    by: str | None = option(None, group=SCORER, metavar="SCORER", help=SCORER_HELP)
+    tie_margin: float = option(
+        0.0,
+        group=RANKING,
+        minimum=0,
+        metavar="GAP",
+        help="Scores at most this far below the best of a tier tie with it.",
+    )
+    noise: float = option(
+        0.0,
+        group=RANKING,
+        minimum=0,
+        metavar="TAU",
+        help="Scale of the Gumbel noise added to scores (0: none).",
+    )
+    seed: int = option(1337, group=RANKING, minimum=0, maximum=2**63 - 1, help="Seed of the noise.")
+    rater: str | None = option(
+        None, group=RANKING, metavar="NAME", help="What to call the ranker in `rater` (default: the scorer)."
+    )
+    batch_size: int = option(
+        64, group=OUTPUT_GROUP, minimum=1, metavar="RECORDS", help="Records ranked and written together."
+    )
+
+
+def run(inputs: Source, config: Config) -> Iterator[list[Record]]:
+    """Yield the records with their rankings, a batch at a time and in order."""
+    from rlhfkit.data.records import Sample, read_records
+    from rlhfkit.scorers import open_scorer
+
+    if config.by is None:
+        raise UsageError("how to rank?", where="--by", hint=f"--by SCORER: {SCORER_HELP}")
+    reader = read_records(inputs, Sample, config)
+    progress = reporter().progress("rank", None, "records")
+    count = _Count()
+    try:
+        with open_scorer(config.by, config) as scorer:
+            for batch in reader.batches(config.batch_size):
+                good, error = _rankable(batch, count, skip=config.on_bad_line == "skip")
+                records = _rank(good, scorer, config, count)
+                if records:
+                    yield records
+                if error is not None:
+                    raise error
+                progress.update(count.seen)
+    finally:
+        progress.close()
+    if count.single:
+        note(f"skipped {count.single} records with a single completion")
+    if count.tied:
+        warn(f"{count.tied} of {count.seen} rankings are one tie: they will make no pairs")
+
+
+@dataclass
+class _Count:
+    seen: int = 0
+    tied: int = 0
+    single: int = 0
+
+
+def _rankable(batch: list[Sample], count: _Count, *, skip: bool) -> tuple[list[Sample], DataError | None]:
+    """The samples up to the first with a single completion, and its error; with `skip`, all the others."""
+    good: list[Sample] = []
+    for sample in batch:
+        if len(sample.completions) > 1:
+            good.append(sample)
+        elif skip:
+            count.single += 1
+        else:
+            return good, DataError(
+                "sample.completions: one completion cannot be ranked",
+                where=sample.where,
+                hint="`sample -n 4` draws four for each prompt",
+            )
+    return good, None
+
+
+def _rank(samples: list[Sample], scorer: Scorer, config: Config, count: _Count) -> list[Record]:
+    from rlhfkit.scorers import Scorable
+
+    asked = [
+        Scorable(count.seen + place if sample.id is None else sample.id, sample.prompt, completion.turns)
+        for place, sample in enumerate(samples)
+        for completion in sample.completions
+    ]
+    scores = iter(scorer.score(asked) if asked else [])
+    records = []
+    for sample in samples:
+        record = _with_ranking(sample, [next(scores) for _ in sample.completions], config)
+        record["rater"] = scorer.name if config.rater is None else config.rater
+        records.append(record)
+        count.seen += 1
+        count.tied += len(record["ranking"]) == 1  # type: ignore[arg-type]
+    return records
+
+
+def _with_ranking(sample: Sample, scores: list[float], config: Config) -> Record:
+    """The record with its `ranking` and the scores that it follows."""
+    from rlhfkit.evaluation.ranking import first_equals, perturbed, tiers_of
+
+    texts = [repr(completion.turns) for completion in sample.completions]
+    if config.noise:
+        scores = perturbed(scores, config.noise, config.seed, repr(sample.prompt), texts)
+    scores = [scores[first] for first in first_equals(texts)]
+    tiers = tiers_of(scores, config.tie_margin)
+    record = sample.with_ranking(tiers)
+    if tiers == tiers_of(scores):
+        completions: list[Any] = record["completions"]  # type: ignore[assignment]
+        record["completions"] = [
+            {**_as_object(item), "score": score} for item, score in zip(completions, scores, strict=True)
+        ]
+    else:  # beside the completions they would contradict the ties
+        record["scores"] = scores
+    return record
+
+
+def _as_object(completion: Any) -> dict[str, Any]:
+    if isinstance(completion, dict):
+        return completion
+    return {"text" if isinstance(completion, str) else "messages": completion}
