@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rlhfkit import context
 from rlhfkit.cli.output import output_file, write_records
 from rlhfkit.errors import UsageError
-from rlhfkit.stages import Stage, load
+from rlhfkit.stages import Stage, fill_in_preset, load
 from rlhfkit.ui.flags import did_you_mean, flags
 
 if TYPE_CHECKING:
@@ -96,14 +96,14 @@ def _config(stage: Stage, settings: Mapping[str, Any]) -> Any:
     for field, flag in by_field.items():
         if flag.required and field not in settings:
             raise UsageError(f"{stage.name} needs {field}", hint=flag.about.help)
-    return stage.config(
-        **{
-            field: by_field[field].from_value(
-                os.fspath(value) if isinstance(value, os.PathLike) else value, field
-            )
-            for field, value in settings.items()
-        }
-    )
+    values = {
+        field: by_field[field].from_value(
+            os.fspath(value) if isinstance(value, os.PathLike) else value, field
+        )
+        for field, value in settings.items()
+    }
+    fill_in_preset(stage.presets, values, dict.fromkeys(values, "flag"))
+    return stage.config(**values)
 
 
 def _decoded(batches: Iterable[Iterable[Any]]) -> Iterator[dict[str, Any]]:

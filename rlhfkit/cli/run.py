@@ -37,7 +37,9 @@ def run_command(name: str, arguments: Sequence[str], *, stages: str) -> int:
     if _waits_for_a_person(stage, given, inputs):
         print(help.short_help(stage, help_width()), end="", file=sys.stderr)
         return UsageError.exit_code
-    config, sources = resolve(name, stage.config, given, environ=os.environ, commands=names(stages))
+    config, sources = resolve(
+        name, stage.config, given, environ=os.environ, commands=names(stages), presets=stage.presets
+    )
     rank = process_rank()
     # A file name may be no UTF-8; what is written to run.json must be.
     words = (word.encode(errors="backslashreplace").decode() for word in arguments)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rlhfkit.errors import InputMissing, UsageError
+from rlhfkit.stages import fill_in_preset
 from rlhfkit.ui.flags import CONFIG_FLAG, Flag, did_you_mean, flags, variable, variable_prefix
 
 _PREFIX = "RLHFKIT_"
@@ -21,6 +22,7 @@ def resolve(
     *,
     environ: Mapping[str, str],
     commands: Iterable[str],
+    presets: Mapping[str, Any] | None = None,
 ) -> tuple[Any, dict[str, str]]:
     """The settings object of a command and the source of each of its values.
 
@@ -57,6 +59,7 @@ def resolve(
             )
         else:
             sources[name] = "default"
+    fill_in_preset(presets or {}, values, sources)
     return config_class(**values), sources
 
 

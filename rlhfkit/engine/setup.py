@@ -35,8 +35,28 @@ class Setup:
 def prepare(config: TrainConfig) -> Setup:
     """Resolve --device and --dtype and join the other processes, if any."""
     device = resolve_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     dist = Dist.from_env(device)
     return Setup(device, resolve_dtype(config.dtype, device), dist, TOKEN_BUDGET[device.type])
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to keep freed memory instead of giving it back to the kernel after every step.
+
+    A training step frees and takes the same large buffers again; handing them back costs page faults, which
+    on CPU are up to a third of a step. Other C libraries are left as they are.
+    """
+    import ctypes
+
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # names of mallopt's parameters in malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(top_pad, 64 * 2**20)
 
 
 def model_digest(path: str | Path) -> str:

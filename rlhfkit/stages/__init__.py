@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rlhfkit.config import Inputs
@@ -40,11 +40,23 @@ class Stage:
     run: Callable[..., Any]
     #: `INSTEAD_OF_INPUTS` of the module: settings that replace the inputs, so that none are read by default
     instead: Sequence[str] = ()
+    #: `PRESETS` of the module: what its setting `preset` fills in where nothing else was said
+    presets: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
         """The first line of the docstring."""
         return self.doc.partition("\n")[0].strip()
+
+
+def fill_in_preset(presets: Mapping[str, Any], values: dict[str, Any], sources: dict[str, str]) -> None:
+    """Give the settings that are still at their defaults the values of the preset that was asked for."""
+    name = values.get("preset")
+    if name is None:
+        return
+    for setting, value in presets[name].settings.items():
+        if sources.get(setting, "default") == "default":
+            values[setting], sources[setting] = value, "preset"
 
 
 def names(package: str = PACKAGE) -> dict[str, str]:
@@ -86,4 +98,5 @@ def load(name: str, package: str = PACKAGE) -> Stage:
         config=module.Config,
         run=module.run,
         instead=getattr(module, "INSTEAD_OF_INPUTS", ()),
+        presets=getattr(module, "PRESETS", {}),
     )

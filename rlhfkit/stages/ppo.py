@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rlhfkit import context
 from rlhfkit.config import MODEL, RUN, TRAINING, Inputs, TrainConfig, option
+from rlhfkit.engine.presets import PRESETS
 from rlhfkit.errors import UsageError
 from rlhfkit.scorers.config import ScorerConfig
 
@@ -101,6 +102,9 @@ class Config(TrainConfig, ScorerConfig):
         shapes_result=False,
         help="Decoded samples kept per logged iteration.",
     )
+    preset: Literal["instructgpt", "stiennon", "ziegler", "nplus", "gao"] | None = option(
+        None, group=PPO, help="Settings of a paper, for every flag that is not given."
+    )
     kl_coef: float = option(0.02, group=PPO, minimum=0, metavar="B", help="Coefficient of the KL penalty.")
     kl_target: float | None = option(
         None, group=PPO, above=0, metavar="NATS", help="Adapt the coefficient towards this KL per response."
@@ -175,6 +179,8 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
     from rlhfkit.engine.actors import load_actors
     from rlhfkit.errors import DataError
 
+    if config.preset is not None:
+        context.note(f"preset {config.preset}: {PRESETS[config.preset].describe()}")
     _check(config)
     setup = engine.prepare(config)
     tokenizer = Tokenizer.from_dir(config.model)
