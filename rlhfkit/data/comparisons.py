@@ -133,15 +133,11 @@ def _fitting(element: Comparison, max_len: int, account: Account) -> Comparison:
 
 
 def _source(record: Pair | Ranking) -> str:
-    """The record's own `source` or `split` field, by which accuracies are broken down."""
-    import msgspec
-
+    """The record's own `split` or `source` field, by which accuracies are broken down."""
     for name in ("split", "source"):
-        raw = record.fields.get(name)
-        if raw is not None:
-            value = msgspec.json.decode(raw)
-            if isinstance(value, str):
-                return value
+        value = record.row.values.get(name)
+        if isinstance(value, str):
+            return value
     return ""
 
 
