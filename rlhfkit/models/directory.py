@@ -19,6 +19,7 @@ from typing import Any
 from rlhfkit.errors import DataError, InputMissing
 
 MAX_JSON = 25_000_000
+MAX_OBJECTS = 10_000
 SHARD_NAME = re.compile(r"[A-Za-z0-9._-]+\.safetensors")
 CONVERT = (
     "convert it once where you trust it: "
@@ -49,11 +50,11 @@ def _allowed_root(parent: str) -> str:
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """For `json.loads`: an object whose keys are all different, or ValueError."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} stands there twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} stands there twice")
+        found[name] = value
     return found
 
 
@@ -68,6 +69,8 @@ def parse_json(text: bytes, path: Path) -> dict[str, Any]:
     """The object that `text`, the start of the file at `path`, holds."""
     if len(text) > MAX_JSON:
         raise DataError(f"larger than {MAX_JSON} bytes", where=str(path))
+    if text.count(b"{") > MAX_OBJECTS:
+        raise DataError(f"more than {MAX_OBJECTS} objects in it", where=str(path))
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rlhfkit.models.cache import KVCache
 from rlhfkit.models.config import ModelConfig
 from rlhfkit.models.layout import Layout
-from rlhfkit.models.transformer import Transformer
+from rlhfkit.models.transformer import Linear, Transformer
 
 
 class ScalarModel(nn.Module):
@@ -19,7 +19,7 @@ class ScalarModel(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = Transformer(config, with_head=False)
-        self.score = nn.Linear(config.hidden_size, 1, bias=False)
+        self.score = Linear(config.hidden_size, 1, bias=False)
         #: how the model lay on disk
         self.layout: Layout | None = None
 

@@ -1,4 +1,4 @@
-"""Models from and to Hugging Face directories.
+"""Models from Hugging Face directories, and fresh ones.
 
 Loading checks config.json and the headers of all weight files before it allocates anything, then copies the
 tensors straight into their places in the wanted dtype. What it learns about the directory (dtypes, shards,
@@ -9,31 +9,26 @@ from __future__ import annotations
 
 import math
 import os
-import re
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from rlhfkit.context import warn
 from rlhfkit.errors import DataError
 from rlhfkit.models.config import ModelConfig
-from rlhfkit.models.directory import (
-    check_directory,
-    open_regular,
-    parse_json,
-    read_json,
-    verify_digests,
-    weight_files,
-)
-from rlhfkit.models.families import FAMILIES, Family, Piece, pieces
+from rlhfkit.models.directory import MAX_JSON, check_directory, open_regular, parse_json, verify_digests
+from rlhfkit.models.families import FAMILIES
 from rlhfkit.models.heads import ScalarModel
+from rlhfkit.models.hub import resolve
 from rlhfkit.models.layout import Layout
 from rlhfkit.models.reading import Kind, read_config
-from rlhfkit.models.safetensors_io import DTYPES, Reader, TensorInfo, read_header
+from rlhfkit.models.safetensors_io import DTYPES
 from rlhfkit.models.saving import save_model
-from rlhfkit.models.transformer import Transformer
+from rlhfkit.models.transformer import Linear, Transformer
+from rlhfkit.models.weights import Stored, fill, has_a_head_of_its_own, place, read_headers
 
 __all__ = [
     "config_of",
@@ -46,6 +41,8 @@ __all__ = [
     "verify_digests",
 ]
 
+Model = TypeVar("Model", Transformer, ScalarModel)
+
 
 class Opened(NamedTuple):
     """A directory whose config.json has been read and accepted."""
@@ -57,13 +54,16 @@ class Opened(NamedTuple):
 
 
 def open_directory(path: str | os.PathLike[str]) -> Opened:
-    """Read and check config.json; no weights are touched."""
-    directory = check_directory(path)
-    config_path = directory / "config.json"
-    with open_regular(config_path) as file:
-        text = file.read(25_000_001)
-    config, kind = read_config(parse_json(text, config_path), str(config_path))
-    return Opened(directory, config, kind, text)
+    """Read and check config.json of a directory or hub name; no weights are touched."""
+    directory = check_directory(resolve(path))
+    text = _bytes_of(directory / "config.json")
+    raw = parse_json(text, directory / "config.json")
+    return Opened(directory, *read_config(raw, str(directory / "config.json")), text)
+
+
+def _bytes_of(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read(MAX_JSON + 1)
 
 
 def config_of(path: str | os.PathLike[str]) -> ModelConfig:
@@ -83,8 +83,8 @@ def load_model(
     device: str | torch.device = "cpu",
     verify: bool = True,
 ) -> Transformer | ScalarModel:
-    """The model of a directory, of whichever kind it is."""
-    if open_directory(path).kind == "scalar":
+    """The model of a directory, of whichever kind it is; the arguments are those of `load_causal`."""
+    if kind_of(path) == "scalar":
         return load_scalar(path, dtype=dtype, device=device, verify=verify)
     return load_causal(path, dtype=dtype, device=device, verify=verify)
 
@@ -96,17 +96,24 @@ def load_causal(
     device: str | torch.device = "cpu",
     verify: bool = True,
 ) -> Transformer:
-    """A language model. A reward model's directory is a DataError."""
+    """A language model. A reward model's directory is a DataError.
+
+    `verify`: compare the files with the digests in run.json, where there is one (about 1.2 GB/s).
+    """
     opened = open_directory(path)
+    config = opened.config
     if opened.kind != "causal":
         raise DataError(
-            f"a reward model ({FAMILIES[opened.config.family].scalar}); a language model is needed here",
+            f"a reward model ({FAMILIES[config.family].scalar}); a language model is needed here",
             where=str(path),
         )
+    stored = read_headers(opened.path, config, verify=verify)
+    if config.tie_embeddings and has_a_head_of_its_own(stored, config):
+        warn(f"{path}: the config ties the head to the embedding, but the file holds another; it is used")
+        config = replace(config, tie_embeddings=False)
     with torch.device("meta"):
-        model = Transformer(opened.config)
-    _fill(model, opened, dtype, torch.device(device), verify)
-    return model.eval()
+        model = Transformer(config)
+    return _filled(model, opened, stored, dtype, device)
 
 
 def load_scalar(
@@ -123,20 +130,52 @@ def load_scalar(
     gets a fresh head, N(0, 1 / sqrt(D + 1)) as Stiennon et al. (2020) start theirs.
     """
     opened = open_directory(path)
-    if opened.kind == "causal" and init_head is None:
-        raise DataError(
-            f"a language model ({FAMILIES[opened.config.family].causal}); a reward model is needed here",
-            where=str(path),
-            hint="train one from it with rlhfkit train-rm",
-        )
+    config = opened.config
+    fresh = opened.kind == "causal"
+    if fresh:
+        if init_head is None:
+            raise DataError(
+                f"a language model ({FAMILIES[config.family].causal}); a reward model is needed here",
+                where=str(path),
+                hint="train one from it with rlhfkit train-rm",
+            )
+        # A language model may call EOS its pad token; the score must be read at EOS nevertheless.
+        config = replace(config, pad_token_id=None)
+    stored = read_headers(opened.path, config, verify=verify)
     with torch.device("meta"):
-        model = ScalarModel(opened.config)
-    _fill(model, opened, dtype, torch.device(device), verify)
-    if opened.kind == "causal" and init_head is not None:
-        generator = torch.Generator().manual_seed(init_head)
-        head = torch.randn(1, opened.config.hidden_size, generator=generator)
-        with torch.no_grad():
-            model.score.weight.copy_(head / math.sqrt(opened.config.hidden_size + 1))
+        model = ScalarModel(config)
+    if fresh:
+        model.score = None  # type: ignore[assignment]
+    model = _filled(model, opened, stored, dtype, device)
+    if fresh:
+        assert init_head is not None
+        model.score = _fresh_head(config, init_head).to(device, dtype)
+    return model
+
+
+def _fresh_head(config: ModelConfig, seed: int) -> Linear:
+    head = Linear(config.hidden_size, 1, bias=False)
+    std = 1 / math.sqrt(config.hidden_size + 1)
+    nn.init.normal_(head.weight, std=std, generator=torch.Generator().manual_seed(seed))
+    return head
+
+
+def _filled(
+    model: Model, opened: Opened, stored: Stored, dtype: torch.dtype, device: str | torch.device
+) -> Model:
+    """The meta model with its weights and its layout."""
+    fill(model, stored, model.config, dtype=dtype, device=torch.device(device))
+    generation = opened.path / "generation_config.json"
+    generation_text = _bytes_of(generation) if os.path.lexists(generation) else None
+    if generation_text is not None:
+        parse_json(generation_text, generation)
+    model.layout = Layout(
+        prefix=stored.prefix,
+        dtypes={name: info.dtype for name, info in stored.infos.items() if info.kind in DTYPES},
+        config_text=opened.config_text,
+        index=stored.index,
+        generation_text=generation_text,
+    )
     return model.eval()
 
 
@@ -158,142 +197,5 @@ def init_model(config: ModelConfig, seed: int, *, dtype: torch.dtype = torch.flo
             adds_up = name.endswith(("attn.out.weight", "ffn.down.weight"))
             std = 0.02 / math.sqrt(2 * config.num_layers) if adds_up else 0.02
             value.normal_(0.0, std, generator=generator)
-        _place(model, name, value.to(dtype))
+        place(model, name, value.to(dtype))
     return model
-
-
-def _place(model: nn.Module, name: str, value: Tensor) -> None:
-    """Put a real tensor where the model has a meta one."""
-    path, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(path), attribute, nn.Parameter(value))
-
-
-class Slot(NamedTuple):
-    """One tensor of the file and the parameter it goes to."""
-
-    parameter: str
-    piece: Piece
-
-
-def _slots(model: nn.Module, config: ModelConfig, prefix: str) -> dict[str, Slot]:
-    """All tensors that make up the model, by their names in the file."""
-    family = FAMILIES[config.family]
-    found = {}
-    for name, parameter in model.named_parameters():
-        ours = name.removeprefix("backbone.")
-        for piece in pieces(family, config, ours, tuple(parameter.shape), prefix):
-            found[piece.name] = Slot(name, piece)
-    return found
-
-
-def _fill(
-    model: Transformer | ScalarModel, opened: Opened, dtype: torch.dtype, device: torch.device, verify: bool
-) -> None:
-    """Give the meta model its weights and its layout."""
-    files, index = weight_files(opened.path)
-    if verify:
-        verify_digests(opened.path, {"config.json", *(file.name for file in files)})
-    infos = _read_headers(files, index, opened.path)
-    family = FAMILIES[opened.config.family]
-    prefix = family.prefix if any(name.startswith(family.prefix) for name in infos) else ""
-    slots = _slots(model, opened.config, prefix)
-    if opened.kind == "causal":
-        slots.pop("score.weight", None)
-    _check_names(slots, infos, family, opened)
-    model.layout = Layout(
-        prefix=prefix,
-        dtypes={name: info.dtype for name, info in infos.items() if info.kind in DTYPES},
-        config_text=opened.config_text,
-        index=index,
-        generation_text=_generation_text(opened.path),
-    )
-    for name, parameter in list(model.named_parameters()):
-        _place(model, name, torch.empty(parameter.shape, dtype=dtype, device=device))
-    _copy_all(model, slots, infos, opened.path)
-
-
-def _read_headers(files: list[Path], index: dict[str, Any] | None, path: Path) -> dict[str, TensorInfo]:
-    """The tensors of all files by name; each in one file only, and where the index says."""
-    infos: dict[str, TensorInfo] = {}
-    for file in files:
-        for name, info in read_header(file).items():
-            if name in infos:
-                raise DataError(f"tensor {name!r} stands in {infos[name].file.name}, too", where=str(file))
-            infos[name] = info
-    if index is not None:
-        listed = index["weight_map"]
-        wrong = [name for name in listed if name not in infos or infos[name].file.name != listed[name]]
-        if wrong:
-            raise DataError(
-                f"tensors not in the file that the index names: {_some(wrong)}",
-                where=str(path / "model.safetensors.index.json"),
-            )
-    return infos
-
-
-def _check_names(
-    slots: dict[str, Slot], infos: dict[str, TensorInfo], family: Family, opened: Opened
-) -> None:
-    """The file has exactly the tensors that the config asks for, in their shapes and in floating point."""
-    problems = []
-    missing = [name for name in slots if name not in infos]
-    if missing:
-        problems.append(f"missing: {_some(missing)}")
-    extra = [
-        name for name in infos if name not in slots and not _may_stay_out(name, family, infos[name], opened)
-    ]
-    if extra:
-        problems.append(f"not in this model: {_some(extra)}")
-    both = [(infos[name], slot.piece) for name, slot in slots.items() if name in infos]
-    shapes = [f"{i.name} is {list(i.shape)}, not {list(p.shape)}" for i, p in both if i.shape != p.shape]
-    if shapes:
-        problems.append(f"other shape than config.json says: {_some(shapes)}")
-    kinds = [f"{i.name} is {i.kind}" for i, _ in both if i.kind not in ("F32", "F16", "BF16")]
-    if kinds:
-        problems.append(f"weights must be F32, F16 or BF16: {_some(kinds)}")
-    if problems:
-        raise DataError("weights: " + "; ".join(problems), where=str(opened.path))
-
-
-def _may_stay_out(name: str, family: Family, info: TensorInfo, opened: Opened) -> bool:
-    """Constants of old checkpoints, and a head that is tied or, under a fresh scalar head, not wanted."""
-    if re.search(family.constants, name):
-        return True
-    config = opened.config
-    return name == f"{family.modules['lm_head']}.weight" and info.shape == (
-        config.vocab_size,
-        config.hidden_size,
-    )
-
-
-def _copy_all(model: nn.Module, slots: dict[str, Slot], infos: dict[str, TensorInfo], path: Path) -> None:
-    parameters = dict(model.named_parameters())
-    bad: list[str] = []
-    by_file: dict[Path, list[str]] = {}
-    for name in slots:
-        by_file.setdefault(infos[name].file, []).append(name)
-    with torch.no_grad():
-        for file, names in by_file.items():
-            reader = Reader(file)
-            for name in sorted(names, key=lambda name: infos[name].start):
-                slot = slots[name]
-                count = reader.copy(infos[name], slot.piece.view(parameters[slot.parameter]))
-                if count:
-                    bad.append(f"{name} ({count})")
-    if bad:
-        raise DataError(f"weights that are not finite: {_some(bad)}", where=str(path))
-
-
-def _some(items: Sequence[str]) -> str:
-    """At most ten, then how many more."""
-    shown = ", ".join(item.encode("unicode_escape").decode("ascii") for item in items[:10])
-    return shown + (f" and {len(items) - 10} more" if len(items) > 10 else "")
-
-
-def _generation_text(path: Path) -> bytes | None:
-    file = path / "generation_config.json"
-    if not os.path.lexists(file):
-        return None
-    read_json(file)
-    with open_regular(file) as opened:
-        return opened.read()

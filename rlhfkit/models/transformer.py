@@ -29,6 +29,23 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 Turns = tuple[Tensor, Tensor]
 
 
+class _NoMetaInit:
+    """Mixed into torch's layers: initialising what has no memory imports sympy and takes a second."""
+
+    def reset_parameters(self) -> None:
+        """Do nothing on the meta device, where the weights are about to be loaded."""
+        if not self.weight.is_meta:  # type: ignore[attr-defined]
+            super().reset_parameters()  # type: ignore[misc]
+
+
+class Linear(_NoMetaInit, nn.Linear):
+    """torch's layer."""
+
+
+class Embedding(_NoMetaInit, nn.Embedding):
+    """torch's layer."""
+
+
 class RMSNorm(nn.Module):
     """Divide by the root mean square and scale (Zhang and Sennrich, 2019)."""
 
@@ -46,7 +63,7 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
-class LayerNorm(nn.LayerNorm):
+class LayerNorm(_NoMetaInit, nn.LayerNorm):
     """Subtract the mean, divide by the deviation, scale and shift."""
 
     def __init__(self, size: int, config: ModelConfig) -> None:
@@ -70,8 +87,8 @@ class Attention(nn.Module):
             self.scale /= layer + 1
         self.softcap = config.attention_softcap
         width = (self.heads + 2 * self.kv_heads) * self.head_dim
-        self.qkv = nn.Linear(config.hidden_size, width, bias=config.qkv_bias)
-        self.out = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=config.out_bias)
+        self.qkv = Linear(config.hidden_size, width, bias=config.qkv_bias)
+        self.out = Linear(self.heads * self.head_dim, config.hidden_size, bias=config.out_bias)
         self.q_norm = _norm(config, self.head_dim) if config.qk_norm else None
         self.k_norm = _norm(config, self.head_dim) if config.qk_norm else None
 
@@ -104,9 +121,9 @@ class FeedForward(nn.Module):
         super().__init__()
         d, f, bias = config.hidden_size, config.ffn_hidden_size, config.ffn_bias
         self.activation = ACTIVATIONS[config.activation]
-        self.gate = nn.Linear(d, f, bias=bias) if config.gated_ffn else None
-        self.up = nn.Linear(d, f, bias=bias)
-        self.down = nn.Linear(f, d, bias=bias)
+        self.gate = Linear(d, f, bias=bias) if config.gated_ffn else None
+        self.up = Linear(d, f, bias=bias)
+        self.down = Linear(f, d, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Position by position, (B, S, D) to (B, S, D)."""
@@ -143,13 +160,13 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, *, with_head: bool = True) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.positions = None if config.rope else nn.Embedding(config.max_seq_len, config.hidden_size)
+        self.embed = Embedding(config.vocab_size, config.hidden_size)
+        self.positions = None if config.rope else Embedding(config.max_seq_len, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = _norm(config)
-        self.lm_head: nn.Linear | None = None
+        self.lm_head: Linear | None = None
         if with_head and not config.tie_embeddings:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         #: how the model lay on disk; None for a fresh one
         self.layout: Layout | None = None
         self._rotary = _rotary(config, config.rope)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import VOCAB, make, saved, transformers
+from tiny_models import VOCAB, make, saved, transformers
 
 from rlhfkit.models.loading import load_causal, load_model, load_scalar, save_model
 from rlhfkit.models.safetensors_io import read_header
