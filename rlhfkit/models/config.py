@@ -72,6 +72,8 @@ class ModelConfig:
 
     #: the model's own word on its padding; a reward model reads the score before it
     pad_token_id: int | None = None
+    #: rlhfkit's own: what a centred reward model adds to every score
+    score_offset: float = 0.0
     #: config.json as it was read, so that saving keeps what we do not know
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 

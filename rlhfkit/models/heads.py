@@ -20,6 +20,8 @@ class ScalarModel(nn.Module):
         self.config = config
         self.backbone = Transformer(config, with_head=False)
         self.score = Linear(config.hidden_size, 1, bias=False)
+        #: added to every score: what centring a reward model has shifted it by; transformers has no such thing
+        self.score_offset = 0.0
         #: how the model lay on disk
         self.layout: Layout | None = None
 
@@ -49,7 +51,7 @@ class ScalarModel(nn.Module):
 
     def read(self, hidden: Tensor) -> Tensor:
         """The head alone: float32 numbers (...) of states (..., D)."""
-        return F.linear(hidden, self.score.weight).squeeze(-1).float()
+        return F.linear(hidden, self.score.weight).squeeze(-1).float() + self.score_offset
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The score (B,) of each row, read at its last real token.

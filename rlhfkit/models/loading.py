@@ -150,6 +150,8 @@ def load_scalar(
     if fresh:
         assert init_head is not None
         model.score = _fresh_head(config, init_head).to(device, dtype)
+    else:
+        model.score_offset = config.score_offset
     return model
 
 

@@ -49,6 +49,7 @@ def read_config(raw: Mapping[str, Any], where: str) -> tuple[ModelConfig, Kind]:
         if labels != 1:
             fields.problems.append(f"num_labels: a reward model has 1, this one {labels!r}")
     values["pad_token_id"] = fields.token_id("pad_token_id")
+    values["score_offset"] = fields.number("score_offset", 0.0, positive=False)
     fields.finish(where)
     return ModelConfig(family=family.model_type, raw=raw, **values), kind
 

@@ -75,7 +75,7 @@ def _tensors(
     if isinstance(model, Transformer) and head not in found and head in layout.dtypes:
         # Tied, yet the checkpoint stored it a second time.
         embedding = state["embed.weight"]
-        found[head] = (Piece(head, tuple(embedding.shape), lambda parameter: parameter), embedding)
+        found[head] = (Piece(head, tuple(embedding.shape), Tensor.clone), embedding)
     return found
 
 
@@ -97,6 +97,8 @@ def _write_configs(
         if before.get("architectures") != after["architectures"]:
             after |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
         assert after.get("pad_token_id") is not None, "a reward model needs a pad token"
+        if model.score_offset or "score_offset" in before:
+            after["score_offset"] = model.score_offset
     _write_json(directory / "config.json", before, after, text)
     if isinstance(model, Transformer) and (ids or layout.generation_text):
         text = layout.generation_text or b""

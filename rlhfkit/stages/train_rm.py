@@ -155,6 +155,8 @@ def _train(
     dist, device, pad_id = setup.dist, setup.device, tokenizer.pad_id
     demonstrations = _demonstrations(config, tokenizer, max_len)
     data = {"model": model_digest(config.model), "records": digest_of_examples(fold(elements))}
+    if demonstrations:
+        data["center_on"] = digest_of_examples([(ids, [True]) for ids in demonstrations])
     with Run.open("train-rm", config, dist, data=data) as run:
         order = Order(len(elements), config.seed)
         optimizer = AdamW(model, weight_decay=config.weight_decay)
