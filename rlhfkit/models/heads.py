@@ -20,7 +20,7 @@ class ScalarModel(nn.Module):
         self.config = config
         self.backbone = Transformer(config, with_head=False)
         self.score = Linear(config.hidden_size, 1, bias=False)
-        #: added to every score: what centring a reward model has shifted it by; transformers has no such thing
+        #: added to every score: how far centring shifted the reward model (transformers has no such thing)
         self.score_offset = 0.0
         #: how the model lay on disk
         self.layout: Layout | None = None
