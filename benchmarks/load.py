@@ -24,7 +24,8 @@ before, started, cpu = peak(), time.perf_counter(), time.process_time()
 model = load_causal(sys.argv[1], dtype=getattr(torch, sys.argv[2]))
 seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
 size = sum(p.nbytes for p in model.parameters())
-print(json.dumps({"seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3), "weights": size, "peak": peak() - before,
+print(json.dumps({"seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3),
+                  "weights": size, "peak": peak() - before,
                   "ratio": round((peak() - before) / size, 3), "dtype": sys.argv[2],
                   "threads": torch.get_num_threads()}))
 """

@@ -82,7 +82,7 @@ def _checked_rope(
         theta=inner.number("rope_theta", theta),
         partial=1.0 if partial is None else inner.number("partial_rotary_factor", partial),
         scaling=scaling,  # type: ignore[arg-type]
-        settings=settings,
+        settings={} if scaling == "default" else settings,
     )
     if rope.theta <= 1 or rope.partial > 1:
         inner.problems.append("rope_theta must be above 1, the rotated share at most 1")

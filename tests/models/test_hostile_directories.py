@@ -125,7 +125,7 @@ def no_weights(*others: str) -> Callable[[Path], None]:
 
 
 NORM = "model.norm.weight"
-EXPLODED = {f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(400_000)}
+EXPLODED = {f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(300_000)}
 
 
 def spoil(found: dict[str, torch.Tensor]) -> None:
