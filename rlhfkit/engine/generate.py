@@ -1,9 +1,10 @@
 """Batched sampling with a KV cache: rows leave when they end, and waiting prompts take their places.
 
 A completion is a function of the weights, its prompt, its row seed and the sampling settings. Batch size,
-order and neighbours change no random number (`engine.draw`); on the CPU they do not change a bit of the
-logits either, see `MIN_ROWS`. On a GPU kernels round by batch shape, so a draw that falls within rounding
-of a boundary can come out differently.
+order and neighbours change no random number (`engine.draw`), and on the CPU no bit of the logits either:
+kernels round by shape, so the shapes a row meets are kept from depending on its neighbours (`ROW_BLOCK`,
+`PROMPT_WIDTH`, `KEY_WIDTH`). On a GPU, where that is out of reach, a draw that falls within rounding of a
+boundary can come out differently.
 """
 
 from __future__ import annotations
@@ -20,9 +21,13 @@ from rlhfkit.errors import RlhfkitError
 from rlhfkit.models.cache import KVCache
 from rlhfkit.models.transformer import Transformer
 
-#: float32 matrix products on the CPU take another path, which rounds otherwise, below 8 rows. Fewer rows
-#: than this are filled up with copies, so that a prompt alone gets the same bits as in company.
-MIN_ROWS = 8
+#: Matrix products on the CPU take another path, and round otherwise, for rows that do not fill a block of
+#: four. The last block is filled up with copies, so that a prompt alone gets the same bits as in company.
+ROW_BLOCK = 4
+#: Prompts are padded to a multiple of this, and read together only with others of the same width.
+PROMPT_WIDTH = 16
+#: Decoding looks at a multiple of this many keys, the surplus masked: then more of them change no bit.
+KEY_WIDTH = 64
 #: Prompt tokens read in one forward pass.
 PREFILL_TOKENS = 8192
 #: Bytes of keys and values on the CPU; a GPU gives a quarter of what is free.
@@ -59,7 +64,11 @@ class _Job:
     sampling: Sampling
     stop: Callable[[list[int]], bool] | None
     max_rows: int
-    capacity: int  # tokens of the longest prompt and its completion
+    capacity: int  # tokens of the longest prompt and its completion, up to a multiple of KEY_WIDTH
+
+    def width(self, row: _Row) -> int:
+        """How wide the row's prompt is read; nothing but the prompt decides it."""
+        return min(_up(len(self.prompts[row.index]), PROMPT_WIDTH), self.model.config.max_seq_len)
 
 
 @dataclass
@@ -70,6 +79,7 @@ class _Group:
     last: Tensor  # (B,) the tokens drawn last; B >= len(rows), the rest are copies of the first row
     seeds: Tensor  # (B,)
     cache: KVCache
+    longest: int  # tokens in the fullest row of the cache
 
 
 def generate(
@@ -87,12 +97,13 @@ def generate(
     the logits are not finite.
     """
     assert all(prompts), "a prompt has at least one token"
-    capacity = max(map(len, prompts), default=0) + sampling.max_new_tokens
-    assert capacity <= model.config.max_seq_len, "prompt and completion do not fit the context"
+    longest = max(map(len, prompts), default=0) + sampling.max_new_tokens
+    assert longest <= model.config.max_seq_len, "prompt and completion do not fit the context"
+    capacity = _up(longest, KEY_WIDTH)
     job = _Job(model, prompts, sampling, stop, max_rows or _affordable_rows(model, capacity), capacity)
     rows = [_Row(index, seed) for index, seed in enumerate(row_seeds)]
-    # long prompts first, taken from the end: neighbours pad little, equal prompts are neighbours
-    waiting = sorted(rows, key=lambda row: (len(prompts[row.index]), list(prompts[row.index]), -row.index))
+    # taken from the end: widest prompts first, equal prompts next to each other
+    waiting = sorted(rows, key=lambda row: (job.width(row), list(prompts[row.index]), -row.index))
     group: _Group | None = None
     training = model.training
     model.eval()
@@ -122,7 +133,7 @@ def _due(group: _Group) -> bool:
     """Is it worth copying the cache to drop ended rows and let others in?"""
     ended = sum(row.out.finish_reason != "" for row in group.rows)
     # a full cache leaves no choice: an ended row of the longest prompt would run over its end
-    return ended * 8 >= len(group.rows) or group.cache.used == group.cache.max_seq_len
+    return ended * 8 >= len(group.rows) or group.longest == group.cache.max_seq_len
 
 
 def _regroup(job: _Job, waiting: list[_Row], group: _Group | None) -> _Group | None:
@@ -140,7 +151,7 @@ def _regroup(job: _Job, waiting: list[_Row], group: _Group | None) -> _Group | N
     parts = [(cache, places) for cache, places in parts if places]
     if not rows:
         return None
-    copies = max(0, _min_rows(job.model) - len(rows))
+    copies = _missing_rows(job.model, len(rows))
     parts.append((parts[0][0], parts[0][1][:1] * copies))
     everyone = rows + rows[:1] * copies
     device = job.model.device
@@ -149,6 +160,7 @@ def _regroup(job: _Job, waiting: list[_Row], group: _Group | None) -> _Group | N
         last=torch.tensor([row.out.ids[-1] for row in everyone], device=device),
         seeds=torch.tensor([row.seed for row in everyone], device=device),
         cache=_joined(job.model, parts, job.capacity),
+        longest=max(len(job.prompts[row.index]) + len(row.out.ids) - 1 for row in rows),
     )
 
 
@@ -158,12 +170,11 @@ def _prefill(job: _Job, waiting: list[_Row], room: int) -> tuple[list[_Row], KVC
     Returns the rows that go on, the cache of the distinct prompts, and each row's place in it.
     """
     model, device = job.model, job.model.device
-    # the first is the longest; at least MIN_ROWS tokens for the reason given there
-    width = min(max(MIN_ROWS, len(job.prompts[waiting[-1].index])), model.config.max_seq_len)
+    width = job.width(waiting[-1])
     distinct: list[list[int]] = []
     rows: list[_Row] = []
     places: list[int] = []
-    while waiting and len(rows) < room:
+    while waiting and len(rows) < room and job.width(waiting[-1]) == width:
         prompt = list(job.prompts[waiting[-1].index])
         if not distinct or prompt != distinct[-1]:
             if distinct and (len(distinct) + 1) * width > PREFILL_TOKENS:
@@ -187,11 +198,14 @@ def _prefill(job: _Job, waiting: list[_Row], room: int) -> tuple[list[_Row], KVC
 
 def _decode(job: _Job, group: _Group) -> None:
     """Draw one more token for every row."""
+    # the cache masks by each row's length, so it may look at more slots than the longest row fills
+    group.cache.used, group.cache.ragged = _up(group.longest + 1, KEY_WIDTH) - 1, True
     hidden = job.model.hidden(group.last[:, None], cache=group.cache)[:, 0]  # (B, D)
     steps = [len(row.out.ids) for row in group.rows]
     steps += steps[:1] * (len(group.last) - len(steps))
     u = uniforms(group.seeds, torch.tensor(steps, device=group.seeds.device))
     group.last, logprobs = draw(_logits(job.model, hidden), u, job.sampling)
+    group.longest += 1
     _record(job, group.rows, group.last, logprobs)
 
 
@@ -212,13 +226,18 @@ def _record(job: _Job, rows: list[_Row], tokens: Tensor, logprobs: Tensor) -> No
             out.finish_reason = "length"
 
 
-def _min_rows(model: Transformer) -> int:
-    return MIN_ROWS if model.device.type == "cpu" and model.dtype == torch.float32 else 1
+def _up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
+
+
+def _missing_rows(model: Transformer, rows: int) -> int:
+    """How many rows short of full blocks; a GPU's kernels have no such blocks."""
+    return -rows % ROW_BLOCK if model.device.type == "cpu" else 0
 
 
 def _logits(model: Transformer, hidden: Tensor) -> Tensor:
-    """Logits (B, V) of (B, D), computed on at least MIN_ROWS rows."""
-    missing = max(0, _min_rows(model) - len(hidden))
+    """Logits (B, V) of (B, D), computed on full blocks of rows."""
+    missing = _missing_rows(model, len(hidden))
     return model.head(torch.nn.functional.pad(hidden, (0, 0, 0, missing)))[: len(hidden)]
 
 
@@ -226,8 +245,6 @@ def _joined(model: Transformer, parts: list[tuple[KVCache, list[int]]], capacity
     """A cache of the named rows of several caches, in order; rows may be named more than once."""
     chosen = [(cache, torch.tensor(rows, device=model.device, dtype=torch.long)) for cache, rows in parts]
     joined = model.new_cache(sum(len(rows) for _, rows in chosen), capacity)
-    for tensors in (*joined.keys, *joined.values):
-        tensors.zero_()  # slots of short rows are masked, but 0 * NaN is NaN
     start = 0
     for cache, rows in chosen:
         end = start + len(rows)
