@@ -51,7 +51,7 @@ class RMSNorm(nn.Module):
 
     def __init__(self, size: int, config: ModelConfig) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(size))
+        self.weight = nn.Parameter(torch.full((size,), 0.0 if config.norm_plus_one else 1.0))
         self.eps = config.norm_eps
         self.plus_one = config.norm_plus_one
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import VOCAB, make, saved, transformers
+from tiny_models import VOCAB, make, same_files, saved, transformers
 
 from rlhfkit.models.loading import load_causal, load_model, load_scalar, save_model
 from rlhfkit.models.safetensors_io import read_header
@@ -130,12 +130,6 @@ def test_scores_equal_transformers_whatever_the_padding(case, ids, tmp_path):
         if "dynamic" not in case:  # transformers scales all rows by the longest
             torch.testing.assert_close(ours(batch, mask), given, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(ours(batch, mask), torch.stack(expected), atol=1e-5, rtol=1e-5)
-
-
-def same_files(one: Path, two: Path) -> None:
-    assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in two.iterdir())
-    for path in one.iterdir():
-        assert path.read_bytes() == (two / path.name).read_bytes(), path.name
 
 
 @pytest.mark.parametrize("scalar", [False, True])

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_families import same_files
-from tiny_models import CASES, VOCAB, make, saved, transformers
+from tiny_models import CASES, VOCAB, make, same_files, saved, transformers
 
 from rlhfkit.errors import DataError
 from rlhfkit.models.config import llama_config

@@ -187,3 +187,10 @@ def make(name: str, *, scalar: bool = False) -> Any:
 def saved(model: Any, path: Path) -> Path:
     model.save_pretrained(path)
     return path
+
+
+def same_files(one: Path, two: Path) -> None:
+    """Two directories hold the same bytes."""
+    assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in two.iterdir())
+    for path in one.iterdir():
+        assert path.read_bytes() == (two / path.name).read_bytes(), path.name
