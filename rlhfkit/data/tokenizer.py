@@ -10,22 +10,20 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import msgspec
-from tokenizers import Tokenizer as Backend
 
 from rlhfkit.data import tokenizer_files as tf
 from rlhfkit.data.chat import DEFAULT_TEMPLATE, ChatTemplate
+from rlhfkit.data.coder import Coder, guarded
 from rlhfkit.data.marks import Kind, Marker, Marks, Piece
+from rlhfkit.data.tokenizer_checks import byte_level, check
 from rlhfkit.data.turns import Turns, turn_markers
 from rlhfkit.errors import DataError, UsageError
-
-T = TypeVar("T")
 
 
 class MessageLike(Protocol):
@@ -45,8 +43,6 @@ AnyMessage = MessageLike | Mapping[str, Any]
 #: Special tokens of a tokenizer that rlhfkit trains, in order of their ids 0, 1, ...
 PAD, END = "<|pad|>", "<|end|>"
 SPECIAL_TOKENS = (PAD, END, "<|system|>", "<|user|>", "<|assistant|>")
-#: The variables that transformers hands to chat templates.
-NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 #: Tokens that models without a PAD have in reserve, best first.
 _SPARE_PADS = re.compile(
     r"<pad>|\[PAD\]|<\|pad\|>|<\|padding\|>|<\|finetune_right_pad_id\|>|<\|PAD_TOKEN\|>"
@@ -58,26 +54,23 @@ class Tokenizer:
     """A tokenizer.json with its special tokens and its chat template. See `Tokenizer.from_dir`."""
 
     def __init__(self, files: tf.TokenizerFiles) -> None:
+        check(files.parsed, files.where(tf.TOKENIZER))
         self.path = files.path
-        self._files = files
-        where = files.where(tf.TOKENIZER)
-        self._backend: Backend = guarded(lambda: Backend.from_buffer(files.files[tf.TOKENIZER]), where)
-        self._backend.no_truncation()
-        self._backend.no_padding()
-        self._backend.encode_special_tokens = True
-        self._lock = threading.Lock()
         self.digest = hashlib.sha256(files.files[tf.TOKENIZER]).hexdigest()
+        self._files = files
         added = {t.content: t for t in files.parsed.added_tokens}
-        vocab = {**files.parsed.model.ids(), **{t.content: t.id for t in added.values()}}
-        self.vocab_size = max(vocab.values()) + 1
-        self._vocab = vocab
-        self._named = _named_tokens(files)
-        self._special = {name for name, token in added.items() if token.special}
-        self._special |= {name for name in self._named.values() if name in added}
+        self._vocab = {**files.parsed.model.ids(), **{t.content: t.id for t in added.values()}}
+        self.vocab_size = max(self._vocab.values()) + 1
+        self._named = files.named_tokens()
+        declared = files.special_tokens() & self._vocab.keys()
+        missing = sorted(declared - added.keys())
+        flagged = {name for name, token in added.items() if token.special}
+        self._special = flagged | declared
+        #: special tokens that the library's own switch keeps out of text
+        self._switched = flagged | set(missing)
         self._ordinary = [name for name in added if name not in self._special]
-        around = self._try(where)
-        #: what the tokenizer's own post-processor puts before and after a text
-        self.prefix_ids, self.suffix_ids = around
+        self._coder = Coder(files.files[tf.TOKENIZER], files.parsed, missing, files.where(tf.TOKENIZER))
+        self.prefix_ids, self.suffix_ids = self._coder.prefix_ids, self._coder.suffix_ids
 
     @classmethod
     def from_dir(cls, path: str | os.PathLike[str]) -> Tokenizer:
@@ -132,7 +125,7 @@ class Tokenizer:
         own = self._named.get("pad_token")
         spare = [name for name in self._vocab if _SPARE_PADS.fullmatch(name)]
         # Bytes 0xFF do not occur in UTF-8, so these two are never the encoding of a text.
-        never = ["\u00ff"] if tf.byte_level(self._files.parsed) else ["<0xFF>"]
+        never = ["\u00ff"] if byte_level(self._files.parsed) else ["<0xFF>"]
         for name in (own, *spare, *never, self._named.get("unk_token")):
             if name in self._vocab and self._vocab[name] not in ends:
                 return name
@@ -159,14 +152,9 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts, on all cores."""
-        if self._text_can_turn_special or self._missing_bytes:
+        if self._text_can_turn_special or not self._coder.complete:
             return [self.encode(text) for text in texts]
-        with self._lock:
-            self._backend.encode_special_tokens = True
-            encodings = guarded(
-                lambda: self._backend.encode_batch_fast(texts, add_special_tokens=False), self._where
-            )
-        return [encoding.ids for encoding in encodings]
+        return self._coder.encode_batch(texts)
 
     def encode_continuation(self, text: str) -> list[int]:
         """Token ids of plain text that follows other text: no space is put before it."""
@@ -175,9 +163,7 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of token ids; `skip_special` leaves special tokens out."""
         assert all(0 <= i < self._id_limit for i in ids), "token id outside the vocabulary"
-        return guarded(
-            lambda: str(self._backend.decode(list(ids), skip_special_tokens=skip_special)), self._where
-        )
+        return self._coder.decode(ids, skip_special=skip_special)
 
     # -- chats ---------------------------------------------------------------------------------------------
 
@@ -209,7 +195,7 @@ class Tokenizer:
         remaining = iter([*spans, (len(text) + 1, len(text) + 1)])
         start, end = next(remaining)
         for piece in marks.split(text):
-            for token, (a, b) in zip(*self._piece(piece), strict=True):
+            for token, (a, b) in zip(*self._coder.piece(piece, self._control_ids), strict=True):
                 while a >= end:
                     start, end = next(remaining)
                 ids.append(token)
@@ -233,7 +219,7 @@ class Tokenizer:
 
     @cached_property
     def _template(self) -> ChatTemplate | None:
-        text = _template_text(self._files)
+        text = self._files.template_text()
         return ChatTemplate(text, self._named, where=str(self.path)) if text is not None else None
 
     @cached_property
@@ -279,10 +265,6 @@ class Tokenizer:
 
     # -- inside --------------------------------------------------------------------------------------------
 
-    @property
-    def _where(self) -> str:
-        return self._files.where(tf.TOKENIZER)
-
     @cached_property
     def _control(self) -> list[str]:
         """Tokens that text must not turn into: special ones, and those the template writes around turns.
@@ -296,6 +278,10 @@ class Tokenizer:
         return sorted([*self._special, *(turn_markers(template, spelt) if spelt else ())])
 
     @cached_property
+    def _control_ids(self) -> frozenset[int]:
+        return frozenset(self._vocab[name] for name in self._control)
+
+    @cached_property
     def _marker(self) -> Marker:
         return Marker(self._control)
 
@@ -303,7 +289,9 @@ class Tokenizer:
     def _text_can_turn_special(self) -> bool:
         """Whether text that spells a special token needs care beyond the library's own switch."""
         model = self._files.parsed.model
-        return model.type != "BPE" or model.ignore_merges or len(self._control) > len(self._special)
+        if model.type != "BPE" or model.ignore_merges or not self._switched.issuperset(self._control):
+            return True
+        return any(self._vocab[t] in self._coder.encode(t, special=False)[0] for t in self._control)
 
     @property
     def splits_like_gpt2(self) -> bool:
@@ -316,98 +304,17 @@ class Tokenizer:
             and split.get("add_prefix_space") is False
             and parsed.normalizer is None
             and not self._ordinary
-            and not self._missing_bytes
+            and self._coder.complete
             and not self._text_can_turn_special
         )
 
     def _text_pieces(self, text: str, *, middle: bool) -> list[Piece]:
-        if self._missing_bytes and (lost := text.encode().translate(None, self._known_bytes)):
-            raise DataError(
-                f"the tokenizer has no token for byte 0x{lost[0]:02X} of the text", where=self._where
-            )
         if self._text_can_turn_special and self._marker.spelt(text):
             return self._marker.split(text, middle=middle)
         return [Piece(text, 0, Kind.TEXT, middle)]
 
     def _ids(self, pieces: Iterable[Piece]) -> list[int]:
-        return [i for piece in pieces for i in self._piece(piece)[0]]
-
-    def _piece(self, piece: Piece) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids of a piece and the characters each stands for, counted from where the whole text starts."""
-        if piece.kind is Kind.SPELT:
-            ids = self._spelt_ids(piece)
-            return ids, [(piece.base, piece.base + len(piece.text))] * len(ids)
-        special = piece.kind is Kind.CHAT
-        if piece.middle and self._adds_space:
-            # After a line end the library puts no space before the text; the line end is taken away again.
-            after, line = (
-                self._encode("\n" + piece.text, special=special),
-                self._encode("\n", special=special),
-            )
-            n = len(line[0])
-            if after[0][:n] == line[0]:
-                return after[0][n:], [(a + piece.base - 1, b + piece.base - 1) for a, b in after[1][n:]]
-        ids, offsets = self._encode(piece.text, special=special)
-        return ids, [(a + piece.base, b + piece.base) for a, b in offsets] if piece.base else offsets
-
-    def _spelt_ids(self, piece: Piece) -> list[int]:
-        """Ids of text that spells a special token, without that token."""
-        backend = self._backend
-
-        def plainly(text: str) -> list[int]:
-            text = backend.normalizer.normalize_str(text) if backend.normalizer else text
-            splits = (
-                [s for s, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
-                if backend.pre_tokenizer
-                else [text]
-            )
-            return [token.id for split in splits for token in backend.model.tokenize(split)]
-
-        control = {self._vocab[name] for name in self._control}
-        lead = plainly("\n") if piece.middle and self._adds_space else []
-        ids = guarded(lambda: plainly("\n" * bool(lead) + piece.text), self._where)
-        ids = (
-            ids[len(lead) :]
-            if ids[: len(lead)] == lead
-            else guarded(lambda: plainly(piece.text), self._where)
-        )
-        if control.isdisjoint(ids):
-            return ids
-        # The model itself knows the token as a word: spell it letter by letter.
-        return [
-            i for c in piece.text for i in self._piece(Piece(c, 0, Kind.TEXT, True))[0] if i not in control
-        ]
-
-    def _encode(self, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        with self._lock:
-            self._backend.encode_special_tokens = not special
-            encoding = guarded(lambda: self._backend.encode(text, add_special_tokens=False), self._where)
-        return encoding.ids, encoding.offsets
-
-    def _try(self, where: str) -> tuple[list[int], list[int]]:
-        """Encode a little, so that what cannot work fails now; returns what stands around a text."""
-        vocab, parsed = self._vocab, self._files.parsed
-        byte_tokens = (
-            {b: c for b, c in byte_alphabet().items() if c in vocab} if tf.byte_level(parsed) else {}
-        )
-        self._known_bytes = bytes(byte_tokens)
-        self._missing_bytes = (
-            tf.byte_level(parsed) and len(byte_tokens) < 256 and parsed.model.unk_token is None
-        )
-        sample = (
-            "The 3 quick\n\n  brown foxes' ... \t\u00e9\u4f60\U0001f600 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!"
-        )
-        ids, _ = self._encode(sample, special=False)
-        if len(ids) > tf.GROWTH * len(sample.encode()):
-            raise DataError(f"makes {len(ids)} tokens of {len(sample)} characters", where=where)
-        plain = self._encode("a", special=False)[0]
-        full = guarded(lambda: self._backend.encode("a", add_special_tokens=True), where).ids
-        at = next((i for i in range(len(full) - len(plain) + 1) if full[i : i + len(plain)] == plain), None)
-        if at is None or len(full) > len(plain) + 8:
-            raise DataError("its post-processor changes the text's tokens", where=where)
-        line = self._encode("\n", special=False)[0]
-        self._adds_space = self._encode("\na", special=False)[0] != [*line, *plain]
-        return full[:at], full[at + len(plain) :]
+        return [i for piece in pieces for i in self._coder.piece(piece, self._control_ids)[0]]
 
     @cached_property
     def _id_limit(self) -> int:
@@ -456,10 +363,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     A little text may give fewer tokens than asked. Raises UsageError if `vocab_size` has no room for the
     bytes and the special tokens.
     """
+    import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
     check_vocab_size(vocab_size)
-    backend = Backend(models.BPE())
+    backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -492,55 +400,6 @@ def check_vocab_size(vocab_size: int) -> None:
         raise UsageError(
             f"{vocab_size} tokens are too few: bytes and special tokens take {least}", where="--vocab-size"
         )
-
-
-def byte_alphabet() -> dict[int, str]:
-    """GPT-2's printable character for each byte."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [b for b in range(256) if b not in printable]
-    return {b: chr(b) for b in printable} | {b: chr(256 + n) for n, b in enumerate(others)}
-
-
-def guarded(call: Callable[[], T], where: str) -> T:
-    """Call the tokenizers library; its failures, Rust panics included, become DataErrors."""
-    try:
-        return call()
-    except MemoryError:
-        raise
-    except BaseException as e:
-        # A Rust panic is no Exception, but neither are the signals of the command line.
-        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":
-            raise
-        raise DataError(f"tokenizer: {str(e) or type(e).__name__}", where=where) from None
-
-
-def _named_tokens(files: tf.TokenizerFiles) -> dict[str, str]:
-    """bos_token, eos_token, ... as the configuration names them."""
-    config = files.json(tf.CONFIG)
-    if "added_tokens_decoder" not in config:  # the older place
-        config = {**config, **files.json("special_tokens_map.json")}
-    named = {}
-    for key in NAMED_TOKENS:
-        value = config.get(key)
-        value = value.get("content") if isinstance(value, dict) else value
-        if isinstance(value, str):
-            named[key] = value
-    return named
-
-
-def _template_text(files: tf.TokenizerFiles) -> str | None:
-    """The chat template: chat_template.jinja, else that of the configuration (its "default" if several)."""
-    if tf.TEMPLATE in files.files:
-        try:
-            return files.files[tf.TEMPLATE].decode()
-        except UnicodeDecodeError as e:
-            raise DataError(f"not UTF-8 at byte {e.start}", where=files.where(tf.TEMPLATE)) from None
-    value = files.json(tf.CONFIG).get("chat_template")
-    if isinstance(value, list):
-        value = {t.get("name"): t.get("template") for t in value if isinstance(t, dict)}.get("default")
-    if value is not None and not isinstance(value, str):
-        raise DataError("chat_template is not a string", where=files.where(tf.CONFIG))
-    return value
 
 
 def _plain(messages: Sequence[AnyMessage]) -> list[dict[str, Any]]:

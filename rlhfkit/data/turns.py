@@ -182,7 +182,7 @@ def _bracket(content: Any, marks: Marks, outside: bool) -> Any:
     if not isinstance(content, str):
         return content
     core = content if outside else content.strip()
-    at = content.find(core)
+    at = content.find(core) if core else len(content)
     return f"{content[:at]}{marks.begin}{core}{marks.finish}{content[at + len(core) :]}"
 
 
