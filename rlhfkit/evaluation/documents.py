@@ -8,15 +8,16 @@ import msgspec
 
 from rlhfkit.context import note
 from rlhfkit.data.sources import UTF8_BOM, display_name, open_input
-from rlhfkit.data.strict import Malformed, parse
 from rlhfkit.errors import DataError
+
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def read_objects(name: str) -> list[dict[str, Any]]:
     """All objects of a file ("-": standard input, `.gz` too): of its lines, or its one document's.
 
     The last line of a run that is being written, or was killed, may be half there; it is left out. Raises
-    InputMissing, InputOutputError, DataError with line and column.
+    InputMissing, InputOutputError, DataError naming the line.
     """
     pieces = []
     with open_input(name) as read:
@@ -39,11 +40,10 @@ def _of_lines(text: bytes, where: str) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            objects.append(parse(line)[0])
-        except Malformed as problem:
+            objects.append(_decode_object(line))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             if number == len(lines) and objects:
                 note(f"{where}:{number}: the last line is not complete; left out")
                 break
-            place = f"{where}:{number}" + (f":{problem.column}" if problem.column is not None else "")
-            raise DataError(problem.message, where=place, hint=problem.hint) from None
+            raise DataError(f"not a JSON object: {error}", where=f"{where}:{number}") from None
     return objects

@@ -9,9 +9,10 @@ with lengths in characters. The controlled win rate is the mean over x of P with
 default leaves the difficulty term out (AlpacaEval's minimal variant), so it is 1 / (1 + exp(-theta)).
 
 Where this departs from AlpacaEval: the coefficients are plain maximum likelihood. AlpacaEval adds an L1
-penalty chosen by cross-validation and two outputs of a "gamed" baseline that only its own benchmark has; with
-two or three coefficients and hundreds of prompts the penalty it finds is close to none. Where the likelihood
-has no maximum (the model won everything, say) a ridge penalty of 1 is used and reported.
+penalty chosen by cross-validation and two outputs of a "gamed" baseline that only its own benchmark has. On
+simulated evaluations of its 805 prompts the penalty moves the rate by 0.0003 (at most 0.0015); with 100 or
+200 prompts by up to 0.06, towards one half. Where the likelihood has no maximum (the model won everything,
+say) a ridge penalty of 1 is used and reported.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhfkit.config import RUN, FilterConfig, Inputs, option
-from rlhfkit.context import note, reporter, warn
+from rlhfkit.context import reporter, warn
 from rlhfkit.errors import DataError, UsageError
 from rlhfkit.scorers.config import SCORER, SCORER_HELP, ScorerConfig
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rlhfkit.evaluation.matching import Question
 
 INPUTS = Inputs("SAMPLES", "Samples, a file per model; with --judgements, more judgements.", kind="sample")
+INSTEAD_OF_INPUTS = ("judgements",)
 INSTEAD_OF_INPUTS = ("judgements",)
 OUTPUT = "summary"
 EXAMPLES = (
@@ -63,7 +64,9 @@ class Config(FilterConfig, ScorerConfig):
         help="Keep every judgement in this JSONL file.",
     )
     canary: bool = option(
-        False, group=SCORER, help="Also judge a constant, empty answer: a judge that likes it can be fooled."
+        False,
+        group=SCORER,
+        help="Also judge one constant answer to everything: a judge that likes it can be fooled.",
     )
     baseline: str | None = option(
         None, group=STATISTICS, metavar="NAME", help="Model to compare with (default: the first)."
@@ -106,18 +109,25 @@ class Config(FilterConfig, ScorerConfig):
         help="Bradley-Terry: N half-won comparisons with an average model (default: 1 if need be).",
     )
     seed: int = option(0, group=RUN, minimum=0, maximum=2**63 - 1, help="Seed of the bootstrap.")
+    dry_run: bool = option(
+        False, group=RUN, shapes_result=False, help="Read and match, say what would be judged, ask no judge."
+    )
 
 
 def run(inputs: Source, config: Config) -> Json | None:
     """Return the summary; None when it was written to `output`."""
+    from rlhfkit.evaluation.report import tell
+
     _check(inputs, config)
+    if config.dry_run and config.judge is not None:
+        return _plan(inputs, config)
     extra: Json = {}
     if config.judge is None:
         columns = _read_judgements(inputs, config)
     else:
         columns, extra = _judge(inputs, config)
     summary = _summarise(columns, config) | extra
-    _tell(summary)
+    tell(summary)
     if config.output is None or config.output == "-":
         return summary
     from rlhfkit.data.jsonl import encode
@@ -168,8 +178,7 @@ def _read_judgements(inputs: Source, config: Config) -> Columns:
 
     source = inputs
     if config.judgements:
-        # Without positionals the command line offers standard input; it is read only where it is named.
-        source = [*config.judgements, *(name for name in _file_names(inputs) if name != "-")]
+        source = [*config.judgements, *_file_names(inputs)]
     columns = Columns(config.by)
     for batch in read_records(source, Judgement, config).batches():
         columns.add_records(batch)
@@ -183,12 +192,10 @@ def _read_judgements(inputs: Source, config: Config) -> Columns:
 # -- samples judged ----------------------------------------------------------------------------------------
 
 
-def _judge(inputs: Source, config: Config) -> tuple[Columns, Json]:
-    from rlhfkit.data.jsonl import encode_lines
-    from rlhfkit.evaluation.judging import CANARY_NAME, Columns, add_canary, judge_questions
-    from rlhfkit.evaluation.matching import match, unanswered
-    from rlhfkit.files import atomic_file
-    from rlhfkit.scorers import open_scorer
+def _contestants(inputs: Source, config: Config) -> tuple[list[str], list[Question], list[tuple[str, str]]]:
+    """Models with the baseline first, questions with their answers, and who meets whom."""
+    from rlhfkit.evaluation.judging import CANARY_NAME, add_canary
+    from rlhfkit.evaluation.matching import match
 
     models, questions = match(_named_samples(inputs, config))
     models = _baseline_first(models, config.baseline)
@@ -197,6 +204,35 @@ def _judge(inputs: Source, config: Config) -> tuple[Columns, Json]:
     if config.canary:
         pairs.append((models[0], CANARY_NAME))
         add_canary(questions, models[0])
+    return models, questions, pairs
+
+
+def _plan(inputs: Source, config: Config) -> Json:
+    """What a judge would be asked."""
+    from rlhfkit.evaluation.matching import contests, unanswered
+
+    models, questions, pairs = _contestants(inputs, config)
+    plan: Json = {
+        "baseline": models[0],
+        "models": models,
+        "prompts": len(questions),
+        "completions": sum(len(a) for q in questions for a in q.answers.values()),
+        "comparisons": sum(1 for q in questions for _ in contests(q, pairs)),
+        "unanswered": unanswered(questions, models),
+    }
+    rows = [[name, ", ".join(v) if isinstance(v, list) else str(v)] for name, v in plan.items()]
+    reporter().table(f"{config.judge} would judge", ["what", "value"], rows)
+    return {"dry_run": True, **plan}
+
+
+def _judge(inputs: Source, config: Config) -> tuple[Columns, Json]:
+    from rlhfkit.data.jsonl import encode_lines
+    from rlhfkit.evaluation.judging import CANARY_NAME, Columns, judge_questions
+    from rlhfkit.evaluation.matching import unanswered
+    from rlhfkit.files import atomic_file
+    from rlhfkit.scorers import open_scorer
+
+    models, questions, pairs = _contestants(inputs, config)
     columns, canary = Columns(config.by), Columns()
     with ExitStack() as stack:
         file = None
@@ -312,79 +348,3 @@ def _rate_of_canary(columns: Columns, baseline: str, config: Config) -> Json:
     method = Method(draws=config.bootstrap, seed=config.seed)
     models: Json = summarise(columns.build(), baseline, method)["models"]
     return {"completion": CANARY, **models[CANARY_NAME]}
-
-
-def _tell(summary: Json) -> None:
-    baseline, models = summary["baseline"], summary["models"]
-    rows = [_row(name, model, summary["bradley_terry"][name]) for name, model in models.items()]
-    if "canary" in summary:
-        rows.append(_row("(canary)", summary["canary"], None))
-    columns = ["model", "win rate", "95% interval", "n", "won/lost/tied", "length", "equal length", "rating"]
-    shown = [i for i in range(len(columns)) if i != 6 or any(row[6] != "-" for row in rows)]
-    reporter().table(
-        f"win rate against {baseline}",
-        [columns[i] for i in shown],
-        [[row[i] for i in shown] for row in rows],
-    )
-    for field, groups in summary.get("by", {}).items():
-        names = [name for name in models if name != baseline]
-        reporter().table(
-            f"win rate against {baseline} by {field}",
-            [field, *names],
-            [[label, *(_interval(row[name]) for name in names)] for label, row in groups.items()],
-        )
-    _remark(summary)
-
-
-def _row(name: str, model: Json, rating: Json | None) -> list[str]:
-    return [
-        name,
-        _figure(model["win_rate"]),
-        "-" if model["ci_low"] is None else f"{model['ci_low']:.3f} to {model['ci_high']:.3f}",
-        str(model["n"]),
-        f"{model['wins']}/{model['losses']}/{model['ties']}",
-        _figure(model["avg_length"], 0),
-        _figure(model["length_controlled_winrate"]),
-        _figure(None if rating is None else rating["rating"], 0),
-    ]
-
-
-def _figure(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _interval(rate: Json) -> str:
-    if rate["n"] == 0:
-        return "-"
-    return f"{rate['win_rate']:.3f} ({rate['ci_low']:.3f} to {rate['ci_high']:.3f}; {rate['n']})"
-
-
-def _remark(summary: Json) -> None:
-    """Say what a reader of the table must know."""
-    baseline = summary["baseline"]
-    for name, count in summary.get("unanswered", {}).items():
-        if count:
-            warn(f"{name} lacks an answer to {count} prompts that another model answered; they were left out")
-    if summary.get("invalid"):
-        warn(f"{summary['invalid']} comparisons got no valid verdict and were left out")
-    for name, model in summary["models"].items():
-        if model["win_rate"] is None:
-            warn(f"{name} was never compared with {baseline}: no win rate, only a rating")
-        if model.get("length_control", {}).get("ridge"):
-            warn(f"{name}: the length regression has no maximum; a ridge penalty of 1 was used")
-    if not summary["connected"]:
-        warn("some models were never compared, not even through others: their ratings share no scale")
-    if summary["bradley_terry_prior"]:
-        games = summary["bradley_terry_prior"]
-        note(f"ratings: every model drew {games:g} comparison with an average one, to keep them finite")
-    bias = summary.get("position_bias")
-    if bias:
-        agreed = (
-            ""
-            if bias["consistent"] is None
-            else f"; swapping changed {1 - bias['consistent']:.1%} of verdicts"
-        )
-        note(f"the completion shown first won {bias['first_win_rate']:.3f}{agreed}")
-    canary = summary.get("canary")
-    if canary and canary["win_rate"] >= 0.5:
-        warn(f"an empty answer wins {canary['win_rate']:.3f} against {baseline}: do not trust this judge")

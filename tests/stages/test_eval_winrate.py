@@ -104,7 +104,7 @@ def test_against_a_copy_of_itself(files, judge, tmp_path):
 def test_saved_judgements_give_the_same_summary(files, judge, tmp_path):
     saved = str(tmp_path / "judged.jsonl")
     one = run(files, Config(judge=judge, save_judgements=saved, length_control=True, by=("kind",)))
-    two = run(("-",), Config(judgements=(saved,), length_control=True, by=("kind",)))
+    two = run((), Config(judgements=(saved,), length_control=True, by=("kind",)))
     for key in ("baseline", "models", "bradley_terry", "head_to_head", "by", "paired", "elo"):
         assert one[key] == two[key]
     record = json.loads(Path(saved).read_text().partition("\n")[0])
@@ -186,6 +186,15 @@ def test_what_is_not_answered_is_left_out_and_told(files, judge, ears, tmp_path)
     assert summary["unanswered"] == {"sft": 0, "part": 10}
     assert summary["models"]["part"]["n"] == 20
     assert any("part lacks an answer to 10 prompts" in w for w in ears.warnings)
+
+
+def test_dry_run_asks_nobody(files, tmp_path, ears):
+    saved = tmp_path / "judged.jsonl"
+    config = Config(judge="cmd:exit 1", dry_run=True, canary=True, save_judgements=str(saved))
+    plan = run(files, config)
+    assert (plan["prompts"], plan["completions"], plan["comparisons"]) == (30, 90, 60)
+    assert not saved.exists()
+    assert ears.tables[0][0] == "cmd:exit 1 would judge"
 
 
 def test_unbeaten_model_is_told_and_finite(ears):
