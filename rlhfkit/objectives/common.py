@@ -1,4 +1,4 @@
-"""Masked arithmetic that every objective shares, and the one place where sequences are shifted.
+"""Masked arithmetic that every objective shares.
 
 Every per-token tensor after the model is target-aligned, (B, T) with T = S - 1: position t speaks of
 `input_ids[:, t + 1]`. Masks are bool and True means "counts"; whatever stands outside a mask (padding,
@@ -10,7 +10,7 @@ Statistics of a whole rollout must be the same on one process and on many. Funct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
@@ -21,16 +21,6 @@ from torch import Tensor
 Metrics: TypeAlias = dict[str, Tensor]
 
 Reduce: TypeAlias = Callable[[Tensor], Tensor]
-
-
-def targets(tokens: Tensor) -> Tensor:
-    """What position t predicts: (B, S) ids, or a (B, S) mask over tokens, to target-aligned (B, T)."""
-    return tokens[:, 1:]
-
-
-def predictors(hidden: Tensor) -> Tensor:
-    """The positions that predict `targets`: (B, S, ...) to (B, T, ...)."""
-    return hidden[:, :-1]
 
 
 def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
@@ -83,13 +73,3 @@ def explained_variance(
     mean = masked_mean(returns, mask, reduce=reduce)
     variance = masked_mean((returns - mean) ** 2, mask, reduce=reduce)
     return torch.where(variance > 0, 1 - error / variance, torch.nan).float()
-
-
-@torch.no_grad()
-def ema_update(averages: Iterable[Tensor], weights: Iterable[Tensor], decay: float) -> None:
-    """Move every average a step towards its weight, in place: a <- decay * a + (1 - decay) * w.
-
-    InstructGPT (C.4) uses 0.992 for PPO and evaluates the averages. Decay 0 copies the weights.
-    """
-    for average, weight in zip(averages, weights, strict=True):
-        average.mul_(decay).add_(weight.to(average.dtype), alpha=1 - decay)

@@ -6,22 +6,11 @@ element whatever its K, so that a prompt ranked nine ways does not outweigh one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import combinations, product
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from rlhfkit.objectives.common import Metrics
-
-
-def pairs_of_tiers(tiers: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-    """(winner, loser) for every untied pair of a ranking given as tiers, best first.
-
-    Completions of one tier are tied and make no pair (InstructGPT C.2 drops ties).
-    """
-    return [pair for better, worse in combinations(tiers, 2) for pair in product(better, worse)]
 
 
 def ranking_loss(

@@ -8,12 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhfkit.objectives.common import (
-    ema_update,
     explained_variance,
     masked_mean,
     masked_sum,
-    predictors,
-    targets,
     whiten,
 )
 
@@ -31,13 +28,6 @@ def row(*values: float) -> torch.Tensor:
 masked_rows = st.lists(
     st.tuples(st.floats(-100, 100, width=32), st.booleans()), min_size=2, max_size=40
 ).filter(lambda cells: sum(kept for _, kept in cells) >= 2)
-
-
-def test_position_t_speaks_of_the_next_token() -> None:
-    input_ids = torch.tensor([[7, 8, 9]])
-    hidden = torch.tensor([[[0.7], [0.8], [0.9]]])
-    assert targets(input_ids).tolist() == [[8, 9]]
-    assert predictors(hidden).flatten().tolist() == pytest.approx([0.7, 0.8])
 
 
 def test_masked_sum_and_mean_ignore_nan_outside_the_mask() -> None:
@@ -130,22 +120,3 @@ def test_explained_variance_of_perfect_and_of_mean_values() -> None:
         1 - (16 + 1 + 9) / 14, abs=1e-5
     )
     assert math.isnan(explained_variance(row(1, 2.0), row(3, 3.0), ones(1, 2)).item())
-
-
-def test_ema_follows_its_closed_form() -> None:
-    start, step, decay, n = 2.0, 0.25, 0.9, 7
-    average, weight = torch.tensor([start]), torch.tensor([start])
-    for _ in range(n):
-        weight += step
-        ema_update([average], [weight], decay)
-    closed = decay**n * start + sum(
-        (1 - decay) * decay ** (n - k) * (start + k * step) for k in range(1, n + 1)
-    )
-    assert average.item() == pytest.approx(closed, abs=1e-6)
-
-
-def test_ema_with_decay_0_is_the_live_weight() -> None:
-    average, weight = torch.zeros(3), torch.nn.Parameter(torch.randn(3))
-    ema_update([average], [weight], 0.0)
-    assert torch.equal(average, weight)
-    assert not average.requires_grad

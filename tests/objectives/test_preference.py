@@ -1,5 +1,4 @@
 import math
-from itertools import combinations
 
 import pytest
 import torch
@@ -7,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhfkit.objectives.preference import best_of_k_loss, pairs_of_tiers, ranking_loss
+from rlhfkit.objectives.preference import best_of_k_loss, ranking_loss
 
 #: tiers over 0..K-1, best first, as a strategy: each completion gets a rank, equal ranks are tied
 tiers = st.lists(st.integers(0, 5), min_size=1, max_size=9).map(
@@ -15,11 +14,16 @@ tiers = st.lists(st.integers(0, 5), min_size=1, max_size=9).map(
 )
 
 
+def pairs_of(ranking: list[list[int]]) -> list[tuple[int, int]]:
+    place = {i: rank for rank, tier in enumerate(ranking) for i in tier}
+    return [(a, b) for a in place for b in place if place[a] < place[b]]
+
+
 def batch_of(rankings: list[list[list[int]]]) -> tuple[Tensor, Tensor]:
     """Pairs and weights of several rankings whose completions follow one another."""
     pairs, weights, start = [], [], 0
     for ranking in rankings:
-        found = pairs_of_tiers(ranking)
+        found = pairs_of(ranking)
         pairs += [(start + winner, start + loser) for winner, loser in found]
         weights += [1 / len(found) for _ in found]
         start += sum(map(len, ranking))
@@ -28,17 +32,6 @@ def batch_of(rankings: list[list[list[int]]]) -> tuple[Tensor, Tensor]:
 
 def softplus(x: float) -> float:
     return math.log1p(math.exp(-abs(x))) + max(x, 0.0)
-
-
-@given(tiers)
-def test_pairs_of_tiers_are_all_untied_pairs_once_and_winner_first(ranking: list[list[int]]) -> None:
-    pairs = pairs_of_tiers(ranking)
-    k = sum(map(len, ranking))
-    tied = sum(math.comb(len(tier), 2) for tier in ranking)
-    assert len(pairs) == len(set(pairs)) == math.comb(k, 2) - tied
-    place = {i: rank for rank, tier in enumerate(ranking) for i in tier}
-    assert all(place[winner] < place[loser] for winner, loser in pairs)
-    assert not {(b, a) for a, b in pairs} & set(pairs)
 
 
 @given(st.lists(tiers, min_size=1, max_size=4))
@@ -186,10 +179,3 @@ def test_best_of_k_of_ties_and_of_equal_scores() -> None:
     assert metrics["accuracy"].item() == 0.25
     loss, _ = best_of_k_loss(torch.empty(0), torch.empty(0, dtype=torch.long), torch.empty(0))
     assert loss.item() == 0
-
-
-def test_all_pairs_of_a_strict_order() -> None:
-    assert pairs_of_tiers([[2], [0], [1]]) == [(2, 0), (2, 1), (0, 1)]
-    assert sorted(map(sorted, pairs_of_tiers([[i] for i in range(9)]))) == sorted(
-        map(list, combinations(range(9), 2))
-    )
