@@ -91,10 +91,11 @@ def answer_ids(
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts and their token ids, side by side."""
+    """Prompts, their token ids, and what scorers know them by, side by side."""
 
     records: Sequence[Prompt]
     sequences: Sequence[list[int]]
+    ids: Sequence[str | int]  # the record's own, else its number in the input
 
 
 def prompt_sequences(
@@ -104,6 +105,7 @@ def prompt_sequences(
     account = Account()
     kept: list[Prompt] = []
     sequences: list[list[int]] = []
+    names: list[str | int] = []
     for record in records:
         account.records += 1
         ids = prompt_ids(tokenizer, record.prompt)
@@ -114,12 +116,13 @@ def prompt_sequences(
         else:
             kept.append(record)
             sequences.append(ids)
+            names.append(account.records - 1 if record.id is None else record.id)
     if account.records and not kept:
         raise DataError(
             f"none of the {account.records} prompts fits {max_len} tokens",
             hint="lower --max-new-tokens, or use a model with a longer context",
         )
-    return PromptSet(kept, sequences), account
+    return PromptSet(kept, sequences, names), account
 
 
 def marked_pieces(tokenizer: Tokenizer, example: Example) -> list[tuple[str, bool]]:

@@ -144,6 +144,6 @@ class EpisodeScorer:
             )
         else:
             assert self._scorer is not None
-            scores = self._scorer.score([Scorable(e.number, e.prompt, e.text) for e in episodes])
+            scores = self._scorer.score([Scorable(e.id, e.prompt, e.text) for e in episodes])
         for episode, score in zip(episodes, scores, strict=True):
             episode.scorer_score = score

@@ -142,6 +142,7 @@ class Iteration:
         return [
             Episode(
                 number=n,
+                id=data.ids[i],
                 prompt=data.records[i].prompt,
                 prompt_ids=data.sequences[i],
                 response_ids=list(out.ids),

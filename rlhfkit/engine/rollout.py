@@ -25,6 +25,7 @@ class Episode:
     """One prompt, one sampled response, and what was measured of it."""
 
     number: int  # place in the global batch
+    id: str | int  # what a scorer knows the prompt by
     prompt: str | list[Message]
     prompt_ids: list[int]
     response_ids: list[int]  # at least one; the last is EOS if the response ended by itself
