@@ -17,6 +17,8 @@ from rlhfkit.config import TrainConfig, options
 from rlhfkit.data.batching import TOKEN_BUDGET
 from rlhfkit.engine.dist import Dist, resolve_device, resolve_dtype
 from rlhfkit.files import sha256_file
+from rlhfkit.models.heads import ScalarModel
+from rlhfkit.models.transformer import Transformer
 
 GIB = 2**30
 
@@ -39,6 +41,17 @@ def prepare(config: TrainConfig) -> Setup:
         keep_freed_memory()
     dist = Dist.from_env(device)
     return Setup(device, resolve_dtype(config.dtype, device), dist, TOKEN_BUDGET[device.type])
+
+
+def compile_blocks(*models: Transformer | ScalarModel) -> None:
+    """Compile every block in place with torch.compile; parameter names stay.
+
+    Block by block the compiler works once for all layers of a kind, and what lies between stays eager.
+    """
+    for model in models:
+        trunk = model.backbone if isinstance(model, ScalarModel) else model
+        for block in trunk.layers:
+            block.compile()
 
 
 def keep_freed_memory() -> None:

@@ -185,6 +185,8 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
     setup = engine.prepare(config)
     tokenizer = Tokenizer.from_dir(config.model)
     actors = load_actors(config, setup)
+    if config.compile:
+        engine.compile_blocks(actors.policy, actors.ref_policy, actors.value_model)
     context_len = actors.policy.config.max_seq_len
     room = min(config.max_seq_len or context_len, context_len) - config.max_new_tokens
     if room < 1:

@@ -78,6 +78,8 @@ def run(inputs: Sequence[str], config: Config) -> dict[str, object]:
     tokenizer = Tokenizer.from_dir(config.tokenizer or str(config.model))
     model, source = _model(config, tokenizer, setup)
     source |= {"tokenizer": tokenizer.digest, "shards": shard_digests(inputs)}
+    if config.compile:
+        engine.compile_blocks(model)
     window = min(config.max_seq_len or model.config.max_seq_len, model.config.max_seq_len)
     windows = Windows(open_shards(inputs, tokenizer.digest), window)
     held_out = (

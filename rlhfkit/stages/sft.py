@@ -57,6 +57,8 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
     setup = engine.prepare(config)
     tokenizer = Tokenizer.from_dir(config.model)
     model = load_causal(config.model, dtype=setup.dtype, device=setup.device)
+    if config.compile:
+        engine.compile_blocks(model)
     max_len = min(config.max_seq_len or model.config.max_seq_len, model.config.max_seq_len)
 
     def read(source: Source) -> list[Example]:
