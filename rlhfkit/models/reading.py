@@ -45,13 +45,17 @@ def read_config(raw: Mapping[str, Any], where: str) -> tuple[ModelConfig, Kind]:
     fields = Fields(raw)
     values = family.read(fields)
     if kind == "scalar":
-        labels = raw.get("num_labels", len(raw.get("id2label") or "12"))
+        labels = raw.get("num_labels", len(fields.table("id2label")) or 2)
         if labels != 1:
             fields.problems.append(f"num_labels: a reward model has 1, this one {labels!r}")
     values["pad_token_id"] = fields.token_id("pad_token_id")
     values["score_offset"] = fields.number("score_offset", 0.0, positive=False)
     fields.finish(where)
-    return ModelConfig(family=family.model_type, raw=raw, **values), kind
+    config = ModelConfig(family=family.model_type, raw=raw, **values)
+    rope = config.rope
+    if rope and rope.scaling == "dynamic" and int(config.head_dim * rope.partial) <= 2:
+        raise DataError("rope: dynamic scaling needs more than 2 rotated numbers a head", where=where)
+    return config, kind
 
 
 def _family(raw: Mapping[str, Any], where: str) -> tuple[Family, Kind]:

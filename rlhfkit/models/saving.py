@@ -37,9 +37,9 @@ def save_model(
 
     A model that was loaded keeps its family's names, its dtypes, its shards and every setting, so that
     loading and saving changes nothing; `dtype` overrides. A fresh model is written in the dtype it has.
-    Token ids that are given go into both config files; a reward model must have a pad token, its own or a
-    given one. `state` holds full tensors by our parameter names where the model's own are sharded.
-    Writing is not atomic: that is the caller's `atomic_directory`.
+    Token ids that are given go into both config files; a new reward model must have a pad token. `state`
+    holds full tensors by our parameter names where the model's own are sharded. Writing is not atomic: that
+    is the caller's `atomic_directory`.
     """
     directory = Path(path)
     ids: dict[str, Any] = {
@@ -96,7 +96,7 @@ def _write_configs(
         after["architectures"] = [FAMILIES[config.family].scalar]
         if before.get("architectures") != after["architectures"]:
             after |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-        assert after.get("pad_token_id") is not None, "a reward model needs a pad token"
+            assert after.get("pad_token_id") is not None, "a new reward model needs a pad token"
         if model.score_offset or "score_offset" in before:
             after["score_offset"] = model.score_offset
     _write_json(directory / "config.json", before, after, text)
@@ -109,7 +109,7 @@ def _write_configs(
 def _write_json(path: Path, before: Mapping[str, Any], after: Mapping[str, Any], text: bytes) -> None:
     """The old bytes where nothing has changed."""
     same = text and before == after
-    path.write_bytes(text if same else (json.dumps(after, indent=2, ensure_ascii=False) + "\n").encode())
+    path.write_bytes(text if same else (json.dumps(after, indent=2) + "\n").encode())
 
 
 def _write_weights(

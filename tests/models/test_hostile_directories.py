@@ -187,6 +187,16 @@ BAD: dict[str, tuple[Callable[[Path], None], type[RlhfkitError], str]] = {
     "rope without factor": (config(rope_parameters={"rope_type": "linear"}), DataError, "factor: missing"),
     "rope not an object": (config(rope_parameters="x"), DataError, "rope_parameters: must be an object"),
     "rope base one": (config(rope_parameters={"rope_theta": 1}), DataError, "rope_theta must be above 1"),
+    "labels not an object": (
+        config(architectures=["LlamaForSequenceClassification"], id2label=7),
+        DataError,
+        "id2label: must be an object",
+    ),
+    "dynamic rope of two numbers": (
+        config(head_dim=2, rope_parameters={"rope_type": "dynamic", "factor": 2}),
+        DataError,
+        "dynamic scaling needs",
+    ),
     "too many labels": (
         config(architectures=["LlamaForSequenceClassification"], id2label={"0": "a", "1": "b"}),
         DataError,
