@@ -43,15 +43,16 @@ def prepare(config: TrainConfig) -> Setup:
     return Setup(device, resolve_dtype(config.dtype, device), dist, TOKEN_BUDGET[device.type])
 
 
-def compile_blocks(*models: Transformer | ScalarModel) -> None:
+def compile_blocks(*models: Transformer | ScalarModel, dynamic: bool = True) -> None:
     """Compile every block in place with torch.compile; parameter names stay.
 
     Block by block the compiler works once for all layers of a kind, and what lies between stays eager.
+    `dynamic` is for batches whose lengths change from one to the next.
     """
     for model in models:
         trunk = model.backbone if isinstance(model, ScalarModel) else model
         for block in trunk.layers:
-            block.compile()
+            block.compile(dynamic=dynamic)
 
 
 def keep_freed_memory() -> None:

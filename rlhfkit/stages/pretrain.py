@@ -79,7 +79,7 @@ def run(inputs: Sequence[str], config: Config) -> dict[str, object]:
     model, source = _model(config, tokenizer, setup)
     source |= {"tokenizer": tokenizer.digest, "shards": shard_digests(inputs)}
     if config.compile:
-        engine.compile_blocks(model)
+        engine.compile_blocks(model, dynamic=False)
     window = min(config.max_seq_len or model.config.max_seq_len, model.config.max_seq_len)
     windows = Windows(open_shards(inputs, tokenizer.digest), window)
     held_out = (
