@@ -158,18 +158,22 @@ def _own_score(sample: Sample, index: int) -> float:
 def _best(sample: Sample, scores: list[float], config: Config, curve: _Curve) -> Record:
     curve.add(scores, None if config.gold is None else _gold(sample, len(scores), config.gold))
     best = max(range(len(scores)), key=lambda i: scores[i])  # the first of equals
-    whole = {**sample.with_scores([*scores, *[0.0] * (len(sample.completions) - len(scores))])}
+    values = sample.row.values
     if sample.single:
-        return {**whole, "best_of": 1}
-    chosen: Any = whole.pop("completions")[best]  # type: ignore[index]
-    for name in ("ranking", "ranks"):
-        whole.pop(name, None)
+        return {**sample.with_scores(scores), "best_of": 1}
+    chosen: Any = values["completions"][best]
+    if not isinstance(chosen, dict):
+        chosen = {"text": chosen}
+    text = chosen["text"] if chosen.get("text") is not None else chosen["messages"]
     rest = {name: value for name, value in chosen.items() if name not in ("text", "messages")}
-    text = chosen["text"] if isinstance(chosen.get("text"), str) else chosen["messages"]
-    record: Record = {**whole, "completion": text, **rest, "best_of": len(scores)}
-    if isinstance(record.get("model"), str):  # another policy than the one that sampled
-        record["model"] = f"{record['model']} best of {len(scores)}"
+    kept = {name: field for name, field in sample.fields.items() if name not in _OF_SEVERAL}
+    record: Record = {**kept, "completion": text, **rest, "score": scores[best], "best_of": len(scores)}
+    if isinstance(model := values.get("model"), str):  # choosing makes another policy of it
+        record["model"] = f"{model} best of {len(scores)}"
     return record
+
+
+_OF_SEVERAL = frozenset(("completions", "ranking", "ranks", "scores"))
 
 
 def _gold(sample: Sample, count: int, name: str) -> list[float]:

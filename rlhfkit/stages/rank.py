@@ -147,16 +147,17 @@ def _with_ranking(sample: Sample, scores: list[float], config: Config) -> Record
     tiers = tiers_of(scores, config.tie_margin)
     record = sample.with_ranking(tiers)
     if tiers == tiers_of(scores):
-        completions: list[Any] = record["completions"]  # type: ignore[assignment]
-        record["completions"] = [
-            {**_as_object(item), "score": score} for item, score in zip(completions, scores, strict=True)
-        ]
+        items = sample.row.values["completions"]
+        record["completions"] = [_scored(item, score) for item, score in zip(items, scores, strict=True)]
     else:  # beside the completions they would contradict the ties
         record["scores"] = scores
     return record
 
 
-def _as_object(completion: Any) -> dict[str, Any]:
-    if isinstance(completion, dict):
-        return completion
-    return {"text" if isinstance(completion, str) else "messages": completion}
+def _scored(completion: Any, score: float) -> dict[str, Any]:
+    """The completion with its score; another that it had is kept under another name."""
+    if not isinstance(completion, dict):
+        completion = {"text" if isinstance(completion, str) else "messages": completion}
+    if completion.get("score") not in (None, score):
+        completion = {("previous_score" if k == "score" else k): v for k, v in completion.items()}
+    return {**completion, "score": score}

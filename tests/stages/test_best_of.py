@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rlhfkit import context
+from rlhfkit.data.jsonl import encode
 from rlhfkit.errors import CannotCreate, DataError
 from rlhfkit.stages.best_of import Config, run
 
@@ -19,7 +20,7 @@ def sample(scores, **more):
 
 
 def chosen(rows, **settings):
-    return [record for batch in run(rows, Config(**settings)) for record in batch]
+    return [json.loads(encode(record)) for batch in run(rows, Config(**settings)) for record in batch]
 
 
 def test_the_best_is_kept():

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from rlhfkit.config import ReadConfig
+from rlhfkit.data.jsonl import encode
 from rlhfkit.data.records import Ranking, read_records
 from rlhfkit.errors import DataError, UsageError
 from rlhfkit.stages.rank import Config, run
@@ -30,7 +31,7 @@ def sample(*texts, **more):
 
 
 def ranked(rows, **settings):
-    return [record for batch in run(rows, Config(**settings)) for record in batch]
+    return [json.loads(encode(record)) for batch in run(rows, Config(**settings)) for record in batch]
 
 
 def test_best_first_with_ties_and_scores(by):
