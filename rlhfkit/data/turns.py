@@ -37,6 +37,13 @@ class _Context(NamedTuple):
     after: str | None  # the turn included
 
 
+class _Content(NamedTuple):
+    """Where an assistant's content stands; the start is unknown if the template left it out."""
+
+    start: int | None
+    end: int
+
+
 class Turns:
     """Where turns start and end under a chat template; `control` are the tokens that may end one."""
 
@@ -113,25 +120,29 @@ class Turns:
 
         return _Context(attempt(turn, False), attempt(turn, True), attempt(turn + 1, False))
 
-    def _span(self, full: str, context: _Context, content: Span | None, marks: Marks) -> Span:
+    def _span(self, full: str, context: _Context, content: _Content | None, marks: Marks) -> Span:
         start = end = None
         if context.prompted is not None and full.startswith(context.prompted):
             start = len(context.prompted)
-            ignored = context.prompted == context.before
-            if content is not None and (start > content[0] or (ignored and full[start : content[0]].strip())):
-                start = None  # it stands in the content, or before a header that nobody generates
+            if content is not None and content.start is not None:
+                ignored = context.prompted == context.before
+                if start > content.start or (ignored and full[start : content.start].strip()):
+                    start = content.start  # what stands before it is a header that nobody generates
+        elif content is not None:
+            start = content.start
         if start is not None and context.after is not None and full.startswith(context.after):
             end = _cut(full, start, len(context.after), marks)
-        if content is not None:
-            start = content[0] if start is None else start
-            if end is None:
-                end = self._end_token_after(full, _behind_spaces(full, content[1]))
-                end = end if end > _behind_spaces(full, content[1]) else content[1]
+        elif content is not None:
+            spaces = len(full) - len(full[content.end :].lstrip())
+            end = self._end_token_after(full, spaces)
+            end = end if end > spaces else content.end
         if start is None or end is None:
             raise self._lost("it writes earlier turns differently once later ones follow")
         return start, end
 
-    def _contents(self, messages: Chat, turns: Sequence[int], full: str, marks: Marks) -> list[Span] | None:
+    def _contents(
+        self, messages: Chat, turns: Sequence[int], full: str, marks: Marks
+    ) -> list[_Content] | None:
         """Where the assistant's contents stand in `full`; None if marking them changes anything else."""
         for outside in (True, False):  # marks around the content's outer spaces, or (templates trim) inside
             marked = [
@@ -144,10 +155,9 @@ class Turns:
                 continue
             if re.sub(f"[{marks.begin}{marks.finish}]", "", text) != full:
                 continue
-            found = list(re.finditer(f"{marks.begin}([^{marks.begin}{marks.finish}]*){marks.finish}", text))
+            found = _marked_contents(text, marks)
             if len(found) == len(turns):
-                # Each content has two marks; those before it shift where it stands.
-                return [(f.start() - 2 * n, f.end() - 2 * n - 2) for n, f in enumerate(found)]
+                return found
         return None
 
     def _lost(self, why: str) -> DataError:
@@ -174,8 +184,18 @@ def _needs_contents(context: _Context, full: str) -> bool:
     return not (full.startswith(prompted) and full.startswith(after))
 
 
-def _behind_spaces(text: str, at: int) -> int:
-    return len(text) - len(text[at:].lstrip())
+def _marked_contents(text: str, marks: Marks) -> list[_Content]:
+    """Contents between marks, as places in the text without the marks; a template may drop a beginning."""
+    contents = []
+    start = None
+    for removed, mark in enumerate(re.finditer(f"[{marks.begin}{marks.finish}]", text)):
+        at = mark.start() - removed
+        if mark[0] == marks.begin:
+            start = at
+        else:
+            contents.append(_Content(start, at))
+            start = None
+    return contents
 
 
 def _bracket(content: Any, marks: Marks, outside: bool) -> Any:
