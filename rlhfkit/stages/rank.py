@@ -118,17 +118,18 @@ def _rankable(batch: list[Sample], count: _Count, *, skip: bool) -> tuple[list[S
 
 
 def _rank(samples: list[Sample], scorer: Scorer, config: Config, count: _Count) -> list[Record]:
-    from rlhfkit.scorers import Scorable
+    from rlhfkit.scorers import Scorable, group_scores
 
     asked = [
-        Scorable(count.seen + place if sample.id is None else sample.id, sample.prompt, completion.turns)
+        [
+            Scorable(count.seen + place if sample.id is None else sample.id, sample.prompt, completion.turns)
+            for completion in sample.completions
+        ]
         for place, sample in enumerate(samples)
-        for completion in sample.completions
     ]
-    scores = iter(scorer.score(asked) if asked else [])
     records = []
-    for sample in samples:
-        record = _with_ranking(sample, [next(scores) for _ in sample.completions], config)
+    for sample, scores in zip(samples, group_scores(scorer, asked), strict=True):
+        record = _with_ranking(sample, scores, config)
         record["rater"] = scorer.name if config.rater is None else config.rater
         records.append(record)
         count.seen += 1

@@ -169,6 +169,18 @@ def test_grades_and_ranking_by_duels():
         assert group_scores(referee, [group]) == [[1.5, 0.0, 3.0, 1.5]]
 
 
+def test_rank_lets_every_two_completions_meet():
+    from rlhfkit.stages import rank
+
+    samples = [{"prompt": f"p{n}", "completions": ["a", "bbb", "cc", "a"]} for n in range(3)]
+    with serving(longest) as server:
+        config = rank.Config(by=server.url, judge_model="referee", scorer_timeout=5.0)
+        records = [record for batch in rank.run(samples, config) for record in batch]
+    assert [record["ranking"] for record in records] == [[[1], [2], [0, 3]]] * 3
+    # 6 pairs in 2 orders, less the equal pair; what "a" and its double are asked is one question
+    assert len(server.asked) == 3 * 2 * 3
+
+
 @pytest.mark.parametrize(
     "reply",
     [
