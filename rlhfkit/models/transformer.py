@@ -260,7 +260,10 @@ class Transformer(nn.Module):
         if self._sliding_rotary:
             sliding_turns = self._sliding_rotary(positions, row_lengths, x.dtype)
         for index, layer in enumerate(self.layers):
-            x = layer(x, sliding_turns if self.config.slides(index) else turns, plan, cache)
+            # With a cache every step has another length: run hooks, but not what `layer.compile()` made,
+            # which would compile again and again.
+            run: Callable[..., Tensor] = layer if cache is None else layer._call_impl
+            x = run(x, sliding_turns if self.config.slides(index) else turns, plan, cache)
         return x
 
 
