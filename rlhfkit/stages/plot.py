@@ -212,7 +212,14 @@ def _curves(inputs: list[_Input], config: Config) -> Figure:
     try:
         return curves(runs, names=config.y, x=config.x, smooth=config.smooth, title=config.title)
     except KeyError as error:
-        raise _no_such_metric(str(error.args[0]), runs, "-y" if error.args[0] in config.y else "-x") from None
+        name = str(error.args[0])
+        if name == "step" and name not in config.y:
+            raise DataError(
+                "these are no metrics: nothing has a `step`",
+                where=inputs[0].where,
+                hint="-x NAME draws against another field",
+            ) from None
+        raise _no_such_metric(name, runs, "-y" if name in config.y else "-x") from None
     except ValueError as error:
         raise DataError(str(error), where=inputs[0].where) from None
 

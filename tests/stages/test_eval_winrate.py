@@ -285,3 +285,17 @@ def test_judgements_need_no_torch(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["models"]["b"]["win_rate"] == 0.0
+
+
+def test_a_reward_model_as_judge_agrees_with_its_scores(tiny, tmp_path):
+    from rlhfkit.stages import score
+
+    prompts = [json.loads(line)["prompt"] for line in tiny.prompts.read_text().splitlines()[:20]]
+    files, scores = [], []
+    for name, text in (("one", " red"), ("two", " two two green")):
+        files.append(write(tmp_path / f"{name}.jsonl", [{"prompt": p, "completion": text} for p in prompts]))
+        batches = score.run([files[-1]], score.Config(reward=str(tiny.rm)))
+        scores.append([record["score"] for batch in batches for record in batch])
+    found = run(files, Config(judge=f"rm:{tiny.rm}"))["models"]["two"]
+    assert found["wins"] == sum(b > a for a, b in zip(*scores, strict=True))
+    assert found["losses"] == sum(b < a for a, b in zip(*scores, strict=True))

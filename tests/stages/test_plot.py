@@ -141,6 +141,10 @@ def test_bad_files(tmp_path):
     empty.write_text("")
     with pytest.raises(DataError, match="nothing to draw"):
         text([empty])
+    other = tmp_path / "samples.jsonl"
+    other.write_text('{"prompt": "p", "completion": "c"}\n' * 2)
+    with pytest.raises(DataError, match="these are no metrics"):
+        text([other])
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
     with pytest.raises(DataError, match=r"bad.jsonl:2"):
