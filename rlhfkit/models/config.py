@@ -77,22 +77,9 @@ class ModelConfig:
     #: config.json as it was read, so that saving keeps what we do not know
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
-    def num_parameters(self, *, with_head: bool = True) -> int:
-        """How many numbers the model holds; a tied head counts once."""
-        from rlhfkit.models.transformer import parameter_shapes
-
-        return sum(_product(shape) for shape in parameter_shapes(self, with_head=with_head).values())
-
     def slides(self, layer: int) -> bool:
         """Does this layer see only a window?"""
         return self.sliding_window is not None and self.sliding_layers[layer]
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
 
 
 def llama_config(

@@ -299,10 +299,3 @@ def _row_lengths(positions: Tensor, attention_mask: Tensor | None) -> Tensor:
     if attention_mask is None:
         return positions.amax(dim=1, keepdim=True) + 1
     return attention_mask.long().sum(dim=1, keepdim=True)
-
-
-def parameter_shapes(config: ModelConfig, *, with_head: bool = True) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter, without allocating any."""
-    with torch.device("meta"):
-        model = Transformer(config, with_head=with_head)
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
