@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from typing import Any, BinaryIO, Generic, TypeVar
 
 import msgspec
@@ -17,7 +18,7 @@ import msgspec
 from rlhfkit import context
 from rlhfkit.config import ReadConfig, TrainConfig
 from rlhfkit.data.sources import STDIN, Block, check_inputs, line_blocks
-from rlhfkit.data.strict import Malformed, parse
+from rlhfkit.data.strict import Fields, Malformed, Parser, Parts
 from rlhfkit.errors import BadRecords, DataError, RlhfkitError, UsageError
 from rlhfkit.files import atomic_file
 
@@ -30,21 +31,20 @@ Rename = tuple[str, tuple[str, ...]]
 
 MAX_ERRORS = 10
 _RECORDS_PER_BLOCK = 256
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode = msgspec.json.Decoder().decode
+_decode_fields = msgspec.json.Decoder(Fields).decode
 _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encoder = msgspec.json.Encoder()
 
 
 class Row(msgspec.Struct, gc=False):
-    """One object of the input, with its fields decoded (`values`) and as they were written (`fields`)."""
+    """One object of the input."""
 
     source: str
     line: int
     raw: bytes  # the line as read
-    text: bytes  # the line with escaped non-ASCII characters written out
-    values: dict[str, Any]
-    renames: tuple[Rename, ...] = ()
-    replaced: dict[str, object] | None = None
+    fields: Fields  # the fields as they are written, in order
+    parts: Parts  # what is known of those that are not strings; see rlhfkit.data.strict
 
     @property
     def where(self) -> str:
@@ -52,29 +52,47 @@ class Row(msgspec.Struct, gc=False):
         return f"{self.source}:{self.line}"
 
     @property
-    def fields(self) -> dict[str, msgspec.Raw]:
-        """The fields in order, renamed, each as the JSON that stood in the input. Decoded at every call."""
-        fields = _decode_fields(self.text)
-        for new, path in self.renames:
-            _rename(fields, new, path, _raw_at)
-        for name, value in (self.replaced or {}).items():
-            fields[name] = msgspec.Raw(_encoder.encode(value))
-        return fields
+    def values(self) -> dict[str, Any]:
+        """All fields decoded, anew at every call."""
+        return {name: self.value(name) for name in self.fields}
 
-    @property
-    def data(self) -> dict[str, msgspec.Raw]:
-        """The same as `fields`."""
-        return self.fields
+    def value(self, name: str) -> Any:
+        """One field decoded; None where there is none."""
+        if name not in self.fields:
+            return None
+        part = self.parts.get(name, _STRING)
+        if part is _STRING:
+            return _decode(self.fields[name])
+        if type(part) is list and part and type(part[0]) is msgspec.Raw:
+            return list(map(_decode, part))
+        return part
 
     def rename(self, new: str, old: str) -> None:
-        """Read the field `old` under the name `new` from now on."""
-        self.renames = (*self.renames, (new, (old,)))
-        _rename(self.values, new, (old,), _value_at)
+        """Read the field `old` under the name `new`."""
+        self.fields[new] = self.fields.pop(old)
+        self.parts.pop(new, None)
+        if old in self.parts:
+            self.parts[new] = self.parts.pop(old)
 
-    def replace(self, name: str, value: object) -> None:
-        """Put another value into a field."""
-        self.values[name] = value
-        self.replaced = {**(self.replaced or {}), name: value}
+    def replace(self, name: str, raw: msgspec.Raw) -> None:
+        """Put other JSON into a field."""
+        self.fields[name] = raw
+        self.parts.pop(name, None)
+        value = _decode(raw)
+        if type(value) is not str:
+            self.parts[name] = value
+
+    def map(self, new: str, path: tuple[str, ...]) -> None:
+        """Read what stands at `path`, the name of a field and of fields inside it, under the name `new`."""
+        old = ".".join(path)
+        if old in self.fields:
+            if old != new:
+                self.rename(new, old)
+        elif (found := _at(self.fields, path)) is not None:
+            self.replace(new, found)
+
+
+_STRING: Any = object()
 
 
 class Reader(Generic[T]):
@@ -94,6 +112,7 @@ class Reader(Generic[T]):
         self._remarks = remarks if remarks is not None else {}
         self._reading = reading
         self._convert = convert
+        self._parser = Parser()
         self._renames = tuple(_parse_map(setting) for setting in reading.map)
         self.count = self.bad = self.blank = 0
         if reading.rejects is not None and reading.on_bad_line != "skip":
@@ -180,6 +199,7 @@ class Reader(Generic[T]):
         """The items of a block up to the first bad row for which `on_bad` is False, and its error."""
         items: list[T] = []
         source, renames, limit = block.source, self._renames, self._reading.max_line_bytes
+        parse = self._parser.parse
         room = None if self._reading.limit is None else self._reading.limit - self.count
         for index, raw in enumerate(block.lines):
             if not raw or raw.isspace():
@@ -190,10 +210,10 @@ class Reader(Generic[T]):
             try:
                 if block.too_long or len(raw) > limit:
                     raise Malformed(f"line longer than {limit:,} bytes", hint="--max-line-bytes allows more")
-                values, text = parse(raw)
-                row = Row(source, block.line + index, raw, text, values, renames)
+                text = raw.removesuffix(b"\r") if block.crlf else raw
+                row = Row(source, block.line + index, raw, *parse(text, plain=block.plain))
                 for new, path in renames:
-                    _rename(values, new, path, _value_at)
+                    row.map(new, path)
                 items.append(self._convert(row))
             except (Malformed, DataError) as problem:
                 error = _data_error(problem, block, index) if isinstance(problem, Malformed) else problem
@@ -257,10 +277,10 @@ def _blocks_of_records(records: Iterable[Mapping[str, object]]) -> Iterator[Bloc
         except (ValueError, TypeError) as error:
             raise DataError(str(error), where=f"<records>:{number}") from None
         if len(lines) == block_size:
-            yield Block("<records>", first, 0, lines, False)
+            yield Block("<records>", first, 0, lines)
             lines, first = [], number + 1
     if lines:
-        yield Block("<records>", first, 0, lines, False)
+        yield Block("<records>", first, 0, lines)
 
 
 def _data_error(problem: Malformed, block: Block, index: int) -> DataError:
@@ -297,69 +317,55 @@ def _parse_map(setting: str) -> Rename:
     return new, tuple(old.split("."))
 
 
-_MISSING: Any = object()
-
-
-def _rename(fields: dict[str, Any], new: str, path: tuple[str, ...], at: Callable[[Any, str], Any]) -> None:
-    """Put what stands at `path` under `new`: in its place if it is a field, else at the end."""
-    whole = ".".join(path)
-    if whole in fields:
-        if whole != new:
-            renamed = {(new if k == whole else k): v for k, v in fields.items() if k != new}
-            fields.clear()
-            fields.update(renamed)
-        return
-    found: Any = fields
-    for part in path:
-        found = at(found, part)
-        if found is _MISSING:
-            return
-    fields[new] = found
-
-
-def _value_at(container: Any, part: str) -> Any:
-    if isinstance(container, dict):
-        return container.get(part, _MISSING)
-    if isinstance(container, list) and part.isdigit() and int(part) < len(container):
-        return container[int(part)]
-    return _MISSING
-
-
-def _raw_at(container: Any, part: str) -> Any:
-    if isinstance(container, dict):
-        return container.get(part, _MISSING)
-    first = bytes(container)[:1]
-    if first == b"{":
-        return _decode_fields(container).get(part, _MISSING)
-    return _value_at(_decode_items(container) if first == b"[" else None, part)
+def _at(fields: Fields, path: tuple[str, ...]) -> msgspec.Raw | None:
+    """The JSON at a path of field names and list indices, None where there is none."""
+    found = fields.get(path[0])
+    for part in path[1:]:
+        if found is None:
+            return None
+        first = bytes(found)[:1]
+        if first == b"{":
+            found = _decode_fields(found).get(part)
+        elif first == b"[" and part.isdigit():
+            items = _decode_items(found)
+            found = items[int(part)] if int(part) < len(items) else None
+        else:
+            found = None
+    return found
 
 
 # -- writing -----------------------------------------------------------------------------------------------
 
 
-def encode(record: Mapping[str, object]) -> bytes:
+def encode(record: Record) -> bytes:
     """One record as compact JSON in UTF-8, without a line end. Raises ValueError for NaN and Infinity."""
     _refuse_nonfinite(record)
     return _encoder.encode(record)
 
 
-def encode_lines(batch: Iterable[Mapping[str, object]]) -> bytes:
+def encode_lines(batch: Sequence[Record]) -> bytes:
     """Records as JSON lines, each with its LF. Raises ValueError for NaN and Infinity."""
-    records = list(batch)
-    for record in records:
-        _refuse_nonfinite(record)
-    return _encoder.encode_lines(records)
+    if not _PLAIN.issuperset(map(type, chain.from_iterable(map(dict.values, batch)))):
+        for record in batch:
+            _refuse_nonfinite(record)
+    return _encoder.encode_lines(batch)
 
 
-def _refuse_nonfinite(value: Any) -> None:
+def _refuse_nonfinite(value: dict[str, Any] | list[Any] | tuple[Any, ...]) -> None:
     # msgspec would write null.
-    for item in value.values() if isinstance(value, Mapping) else value:
+    items: Iterable[Any] = value.values() if isinstance(value, dict) else value
+    if _PLAIN.issuperset(map(type, items)):
+        return
+    for item in items:
         kind = type(item)
         if kind is float:
             if not math.isfinite(item):
                 raise ValueError(f"{item} is not finite")
         elif kind is dict or kind is list or kind is tuple:
             _refuse_nonfinite(item)
+
+
+_PLAIN = frozenset({str, int, bool, type(None), msgspec.Raw})
 
 
 __all__ = ["STDIN", "Reader", "Record", "Row", "Source", "encode", "encode_lines", "read_rows"]

@@ -26,13 +26,12 @@ def prompt_chosen_rejected(row: Row) -> tuple[Turns, Turns, Turns]:
     conversation and what they share is the prompt: their common messages, or of strings the common text up
     to its last "\\n\\nAssistant:", or else the common text.
     """
-    values = row.values
     for name in ("chosen", "rejected"):
-        if name not in values:
+        if name not in row.fields:
             raise missing(row, f"pair.{name}")
-    chosen, rejected = values["chosen"], values["rejected"]
+    chosen, rejected = row.value("chosen"), row.value("rejected")
     whole = type(chosen) is list and type(rejected) is list
-    if "prompt" in values and (not whole or type(values["prompt"]) is not str):
+    if "prompt" in row.fields and (not whole or type(row.value("prompt")) is not str):
         prompt = prompt_field(row, "pair")
         return prompt, _answer(row, "chosen"), _answer(row, "rejected")
     if whole:
@@ -43,12 +42,12 @@ def prompt_chosen_rejected(row: Row) -> tuple[Turns, Turns, Turns]:
 
 
 def _answer(row: Row, name: str) -> Turns:
-    return completion_value(row, f"pair.{name}", row.values[name]).turns
+    return completion_value(row, f"pair.{name}", row.value(name)).turns
 
 
 def _split_messages(row: Row) -> tuple[Turns, Turns, Turns]:
-    chosen = messages_field(row, "pair.chosen", row.values["chosen"])
-    rejected = messages_field(row, "pair.rejected", row.values["rejected"])
+    chosen = messages_field(row, "pair.chosen", row.value("chosen"))
+    rejected = messages_field(row, "pair.rejected", row.value("rejected"))
     common = 0
     # At least one message must be left to each side.
     for a, b in zip(chosen[:-1], rejected[:-1], strict=False):
@@ -56,11 +55,10 @@ def _split_messages(row: Row) -> tuple[Turns, Turns, Turns]:
             break
         common += 1
     if common == 0:
-        if type(row.values.get("prompt")) is str:
-            prompt = [Message("user", row.values["prompt"])]
-            return prompt, _answer(row, "chosen"), _answer(row, "rejected")
+        if type(text := row.value("prompt")) is str:
+            return [Message("user", text)], _answer(row, "chosen"), _answer(row, "rejected")
         raise _nothing_shared(row)
-    prompt = conversation(row, "pair.chosen", row.values["chosen"][:common])
+    prompt = conversation(row, "pair.chosen", row.value("chosen")[:common])
     for name, messages in (("chosen", chosen), ("rejected", rejected)):
         if not any(message.role == "assistant" for message in messages[common:]):
             raise bad(row, f"pair.{name}", "no assistant message after what both share")

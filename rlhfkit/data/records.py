@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from rlhfkit.config import ReadConfig
+from rlhfkit.data import splice
 from rlhfkit.data.jsonl import Reader, Record, Row, Source
 from rlhfkit.data.pairs import prompt_chosen_rejected
 from rlhfkit.data.shapes import (
@@ -31,8 +32,7 @@ from rlhfkit.data.shapes import (
     single_completion,
     text_field,
 )
-from rlhfkit.data.splice import completion_raws, scored_completions
-from rlhfkit.data.tiers import Tiers, agree, grouped, tiers_field
+from rlhfkit.data.tiers import Tiers, agree, all_scores, grouped, tiers_field
 from rlhfkit.errors import DataError
 
 _Id = str | int | None
@@ -86,11 +86,11 @@ class Sample(_OfRow, frozen=True, gc=False, kw_only=True):
     def with_scores(self, scores: Sequence[float]) -> Record:
         """The record with one score beside each completion, everything else unchanged."""
         assert len(scores) == len(self.completions)
-        fields = self.fields
+        fields = self.row.fields
         if self.single:
             return {**fields, "score": float(scores[0])}
-        scored = scored_completions(fields["completions"], self.row.values["completions"], scores)
-        return {**fields, "completions": scored}
+        values = self.row.value("completions")
+        return {**fields, "completions": splice.with_scores(fields["completions"], values, scores)}
 
     def with_ranking(self, tiers: Tiers) -> Record:
         """The record with this `ranking`.
@@ -99,28 +99,39 @@ class Sample(_OfRow, frozen=True, gc=False, kw_only=True):
         disagree is bad data.
         """
         assert not self.single
-        fields: Record = {name: value for name, value in self.fields.items() if name != "ranks"}
-        scores = [completion.score for completion in self.completions]
-        if None not in scores and not agree(tiers, grouped(dict(enumerate(scores)), best_first=-1)):  # type: ignore[arg-type]
-            fields["completions"] = [
-                {("previous_score" if key == "score" else key): value for key, value in data.items()}
-                for data in self.row.values["completions"]
-            ]
+        fields: Record = {name: raw for name, raw in self.row.fields.items() if name != "ranks"}
+        scores = all_scores(self.completions)
+        if scores and not agree(tiers, grouped(scores, best_first=-1)):
+            raw = self.row.fields["completions"]
+            fields["completions"] = splice.with_renamed(raw, "score", "previous_score")
         fields["ranking"] = tiers
         return fields
 
 
 class Ranking(_OfRow, frozen=True, gc=False, kw_only=True):
-    """A prompt, at least two completions, and tiers of their indices, best first."""
+    """A prompt, at least two completions, and tiers of their indices, best first.
 
-    prompt: Turns
-    completions: list[Completion]
+    Texts stay undecoded until they are asked for, which many rankings never are.
+    """
+
     tiers: Tiers
+    texts: list[msgspec.Raw]  # of each completion the JSON of its text or messages, metadata left out
+    decoded: list[Completion] | None
+
+    @property
+    def prompt(self) -> Turns:
+        """The prompt, decoded at every call."""
+        return prompt_field(self.row, "ranking")
+
+    @property
+    def completions(self) -> list[Completion]:
+        """The completions, decoded at every call."""
+        return self.decoded or [Completion(_decode(raw)) for raw in self.texts]
 
     @property
     def unranked(self) -> int:
         """How many completions the ranking leaves out."""
-        return len(self.completions) - sum(map(len, self.tiers))
+        return len(self.texts) - sum(map(len, self.tiers))
 
     def pairs(self, indices: Iterable[tuple[int, int]], group: str, *, margin: bool = False) -> list[Record]:
         """Pair records of these (chosen, rejected) indices.
@@ -128,17 +139,16 @@ class Ranking(_OfRow, frozen=True, gc=False, kw_only=True):
         The other fields of the ranking pass through, except those that a pair replaces. With `margin`, the
         difference of the two scores is added where both are known.
         """
-        fields = self.fields
+        texts, fields = self.texts, self.row.fields
         prompt = fields["prompt"]
-        texts = completion_raws(fields["completions"], self.row.values["completions"])
-        rest = {name: value for name, value in fields.items() if name not in _NOT_PASSED_TO_PAIRS}
+        rest = {name: raw for name, raw in fields.items() if name not in _NOT_PASSED_TO_PAIRS}
         pairs: list[Record] = [
             {"prompt": prompt, "chosen": texts[a], "rejected": texts[b], "group": group, **rest}
             for a, b in indices
         ]
-        if margin:
+        if margin and self.decoded:
             for pair, (a, b) in zip(pairs, indices, strict=True):
-                better, worse = self.completions[a].score, self.completions[b].score
+                better, worse = self.decoded[a].score, self.decoded[b].score
                 if better is not None and worse is not None:
                     pair["margin"] = better - worse
         return pairs
@@ -172,6 +182,7 @@ class Judgement(_OfRow, frozen=True, gc=False, kw_only=True):
     judge: str | None = None
 
 
+_decode = msgspec.json.Decoder().decode
 R = TypeVar("R", bound=_OfRow)
 RecordReader = Reader
 
@@ -192,7 +203,7 @@ def read_preferences(inputs: Source, reading: ReadConfig) -> Reader[Pair | Ranki
     remarks: Counter[str] = Counter()
 
     def convert(row: Row) -> Pair | Ranking:
-        return _pair(row, reading, remarks) if "chosen" in row.values else _ranking(row, reading, remarks)
+        return _pair(row, reading, remarks) if "chosen" in row.fields else _ranking(row, reading, remarks)
 
     return Reader(inputs, reading, convert, remarks)
 
@@ -212,13 +223,13 @@ def check_unique_ids(records: Iterable[_OfRow]) -> None:
 
 
 def _text(row: Row, _: ReadConfig, __: Counter[str]) -> Text:
-    if "text" not in row.values:
+    if "text" not in row.fields:
         raise missing(row, "text.text")
-    return Text(row=row, id=record_id(row, "text"), text=text_field(row, "text.text", row.values["text"]))
+    return Text(row=row, id=record_id(row, "text"), text=text_field(row, "text.text", row.value("text")))
 
 
 def _prompt(row: Row, _: ReadConfig, remarks: Counter[str]) -> Prompt:
-    named = "prompt" in row.values
+    named = "prompt" in row.fields
     prompt = prompt_field(row, "prompt")
     if not named:
         prompt = _without_answer(row, prompt)
@@ -235,22 +246,22 @@ def _without_answer(row: Row, prompt: Turns) -> Turns:
         end -= 1
     if end < len(prompt):
         prompt = prompt[:end]
-        row.replace("prompt", [{"role": m.role, "content": m.content} for m in prompt])
+        row.replace("prompt", msgspec.Raw(msgspec.json.encode(prompt)))
     return prompt
 
 
 def _demonstration(row: Row, _: ReadConfig, __: Counter[str]) -> Demonstration:
-    values, identity = row.values, record_id(row, "demonstration")
-    if "conversations" in values and "messages" not in values:
+    fields, identity = row.fields, record_id(row, "demonstration")
+    if "conversations" in fields and "messages" not in fields:
         row.rename("messages", "conversations")
-    if "prompt" not in values and "messages" in values:
+    if "prompt" not in fields and "messages" in fields:
         path = "demonstration.messages"
-        messages = conversation(row, path, values["messages"])
+        messages = conversation(row, path, row.value("messages"))
         if is_blank(messages):
             raise bad(row, path, "no words of the assistant to learn from")
         return Demonstration(row=row, id=identity, messages=messages)
-    if "prompt" not in values and "completion" not in values and "text" in values:
-        text = text_field(row, "demonstration.text", values["text"])
+    if "prompt" not in fields and "completion" not in fields and "text" in fields:
+        text = text_field(row, "demonstration.text", row.value("text"))
         if not text.strip():
             raise bad(row, "demonstration.text", "blank")
         return Demonstration(row=row, id=identity, text=text)
@@ -262,30 +273,37 @@ def _demonstration(row: Row, _: ReadConfig, __: Counter[str]) -> Demonstration:
 
 
 def _sample(row: Row, _: ReadConfig, __: Counter[str]) -> Sample:
-    values = row.values
     prompt, identity = prompt_field(row, "sample"), record_id(row, "sample")
-    if "completions" in values or "responses" in values:
+    if "completions" in row.fields or "responses" in row.fields:
         completions = many_completions(row, "sample")
         return Sample(row=row, id=identity, prompt=prompt, completions=completions, single=False)
     completion = single_completion(row, "sample")
-    if (score := values.get("score")) is not None:
+    if (score := row.value("score")) is not None:
         score = number(row, "sample.score", score)
         completion = Completion(completion.text, completion.messages, score, completion.data)
     return Sample(row=row, id=identity, prompt=prompt, completions=[completion], single=True)
 
 
 def _ranking(row: Row, reading: ReadConfig, __: Counter[str]) -> Ranking:
-    prompt = prompt_field(row, "ranking")
-    completions = many_completions(row, "ranking")
-    if len(completions) < 2:
+    fields, parts = row.fields, row.parts
+    if "completions" not in fields and "responses" in fields:
+        row.rename("completions", "responses")
+    decoded: list[Completion] | None = None
+    texts = parts.get("completions")
+    if not texts or type(texts) is not list or type(texts[0]) is not msgspec.Raw:
+        decoded = many_completions(row, "ranking")
+        texts = splice.texts_of(fields["completions"], row.value("completions"))
+    if "prompt" not in fields or "prompt" in parts:
+        prompt_field(row, "ranking")
+    if len(texts) < 2:
         raise bad(row, "ranking.completions", "one completion cannot be ranked")
-    tiers = tiers_field(row, "ranking", completions, reading.rank_order)
-    return Ranking(row=row, id=record_id(row, "ranking"), prompt=prompt, completions=completions, tiers=tiers)
+    tiers = tiers_field(row, "ranking", len(texts), decoded, reading.rank_order)
+    return Ranking(row=row, id=record_id(row, "ranking"), tiers=tiers, texts=texts, decoded=decoded)
 
 
 def _pair(row: Row, _: ReadConfig, __: Counter[str]) -> Pair:
     prompt, chosen, rejected = prompt_chosen_rejected(row)
-    group, margin = row.values.get("group"), row.values.get("margin")
+    group, margin = row.value("group"), row.value("margin")
     if group is not None and type(group) is not str and type(group) is not int:
         raise bad(row, "pair.group", "expected a string or an integer")
     return Pair(
@@ -303,38 +321,37 @@ _WINNERS = {"a": 1.0, "model_a": 1.0, "b": 0.0, "model_b": 0.0, "tie": 0.5, "tie
 
 
 def _judgement(row: Row, _: ReadConfig, __: Counter[str]) -> Judgement:
-    values = row.values
     for name in ("model_a", "model_b"):
-        if name not in values:
+        if name not in row.fields:
             raise missing(row, f"judgement.{name}")
     optional = {
-        name: completion_value(row, f"judgement.{name}", values[name]).turns
+        name: completion_value(row, f"judgement.{name}", value).turns
         for name in ("completion_a", "completion_b")
-        if values.get(name) is not None
+        if (value := row.value(name)) is not None
     }
     return Judgement(
         row=row,
         id=record_id(row, "judgement"),
-        model_a=text_field(row, "judgement.model_a", values["model_a"]),
-        model_b=text_field(row, "judgement.model_b", values["model_b"]),
+        model_a=text_field(row, "judgement.model_a", row.value("model_a")),
+        model_b=text_field(row, "judgement.model_b", row.value("model_b")),
         preference=_preference(row),
-        prompt=prompt_field(row, "judgement") if values.get("prompt") is not None else None,
-        order=None if values.get("order") is None else str(values["order"]),
-        judge=None if values.get("judge") is None else str(values["judge"]),
+        prompt=prompt_field(row, "judgement") if row.value("prompt") is not None else None,
+        order=None if (order := row.value("order")) is None else str(order),
+        judge=None if (judge := row.value("judge")) is None else str(judge),
         **optional,
     )
 
 
 def _preference(row: Row) -> float:
     path = "judgement.preference"
-    if row.values.get("preference") is None:
-        winner = row.values.get("winner")
+    if row.value("preference") is None:
+        winner = row.value("winner")
         if winner is None:
             raise missing(row, path)
         if winner not in _WINNERS:
             raise bad(row, "judgement.winner", f"{winner!r} is none of {', '.join(_WINNERS)}")
         return _WINNERS[winner]
-    value = number(row, path, row.values["preference"])
+    value = number(row, path, row.value("preference"))
     if not 0 <= value <= 1:
         raise bad(row, path, f"{value} is outside 0..1")
     return value

@@ -16,6 +16,7 @@ from rlhfkit.data.jsonl import Row
 from rlhfkit.data.strict import kind_of
 from rlhfkit.errors import DataError
 
+_STRINGS = frozenset({str})
 ROLES = frozenset({"system", "user", "assistant", "tool"})
 _SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"} | {role: role for role in ROLES}
 
@@ -52,7 +53,7 @@ def bad(row: Row, path: str, problem: str, hint: str | None = None) -> DataError
 
 def missing(row: Row, path: str) -> DataError:
     """A DataError for a field that is not there; says which are."""
-    has = ", ".join(sorted(row.values)[:10]) or "nothing"
+    has = ", ".join(sorted(row.fields)[:10]) or "nothing"
     name = path.rpartition(".")[2]
     return bad(row, path, f"missing (has: {has})", f"rename fields with --map {name}={_likely(row, name)}")
 
@@ -69,12 +70,12 @@ _OTHER_NAMES = {
 
 
 def _likely(row: Row, name: str) -> str:
-    return next((old for old in _OTHER_NAMES.get(name, ()) if old in row.values), "OLD")
+    return next((old for old in _OTHER_NAMES.get(name, ()) if old in row.fields), "OLD")
 
 
 def record_id(row: Row, kind: str) -> str | int | None:
     """The record's `id`: a string or an integer, since 9007199254740993.0 would not survive as a float."""
-    value = row.values.get("id")
+    value = row.value("id")
     if value is None or type(value) is str or type(value) is int:
         return value
     raise bad(row, f"{kind}.id", f"expected a string or an integer, got {kind_of(value)}")
@@ -155,16 +156,15 @@ def conversation(row: Row, path: str, value: object) -> list[Message]:
 
 def prompt_field(row: Row, kind: str) -> Turns:
     """The `prompt` of a record: a string or a conversation, which may be called `messages`."""
-    values = row.values
-    if "prompt" not in values:
+    if "prompt" not in row.fields:
         _alias(row, "prompt", "messages", "conversations")
-    value = values.get("prompt")
+    value = row.value("prompt")
     if type(value) is str:
         return value
     path = f"{kind}.prompt"
     if type(value) is list:
         return conversation(row, path, value)
-    if "prompt" not in values:
+    if "prompt" not in row.fields:
         raise missing(row, path)
     raise bad(row, path, f"expected a string or a list of messages, got {kind_of(value)}")
 
@@ -210,37 +210,39 @@ def spoken(messages: list[Message]) -> str:
 
 def single_completion(row: Row, kind: str) -> Completion:
     """The `completion` of a record; `response` may stand for it."""
-    values = row.values
-    if "completion" not in values:
+    if "completion" not in row.fields:
         _alias(row, "completion", "response")
-        if "completion" not in values:
+        if "completion" not in row.fields:
             raise missing(row, f"{kind}.completion")
-    return completion_value(row, f"{kind}.completion", values["completion"])
+    return completion_value(row, f"{kind}.completion", row.value("completion"))
 
 
 def many_completions(row: Row, kind: str) -> list[Completion]:
     """The `completions` of a record; `responses` may stand for it."""
-    values = row.values
-    if "completions" not in values:
+    if "completions" not in row.fields:
         _alias(row, "completions", "responses")
-    value = values.get("completions")
+    value = row.value("completions")
     path = f"{kind}.completions"
     if type(value) is not list:
-        if "completions" not in values:
+        if "completions" not in row.fields:
             raise missing(row, path)
         raise bad(row, path, f"expected a list, got {kind_of(value)}")
     if not value:
         raise bad(row, path, "an empty list")
-    # The common case without the cost of making a path for every element.
+    if _STRINGS.issuperset(map(type, value)):
+        return list(map(Completion, value))
     return [
-        Completion(item) if type(item) is str else completion_value(row, f"{path}[{index}]", item)
+        # The usual object without the cost of naming its path.
+        Completion(item["text"], None, None, item)
+        if type(item) is dict and type(item.get("text")) is str and item.get("score") is None
+        else completion_value(row, f"{path}[{index}]", item)
         for index, item in enumerate(value)
     ]
 
 
 def _alias(row: Row, name: str, *others: str) -> None:
     for other in others:
-        if other in row.values:
+        if other in row.fields:
             row.rename(name, other)
             return
 

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
+from rlhfkit.data.strict import is_plain
 from rlhfkit.errors import DataError, InputMissing, InputOutputError
 
 #: Bytes asked of one read. Small enough that the pairs of a block of rankings stay well under 50 MB.
-READ_BYTES = 1 << 18
+READ_BYTES = 1 << 16
 #: A compressed input may grow this much at most, once it has grown past GZIP_FLOOR bytes.
 GZIP_RATIO = 200
 GZIP_FLOOR = 64 << 20
@@ -37,7 +38,9 @@ class Block:
     line: int  # number of the first line, from 1
     offset: int  # byte offset of the first line in the (unpacked) input
     lines: list[bytes]  # without their LF
-    too_long: bool  # the last entry of `lines` is the beginning of a line over the limit
+    plain: bool = False  # `rlhfkit.data.strict.is_plain` of all of it
+    crlf: bool = False  # some lines end in CR
+    too_long: bool = False  # the only line is the beginning of one over the limit
 
 
 def display_name(name: str) -> str:
@@ -160,23 +163,26 @@ def line_blocks(name: str, limit: int) -> Iterator[Block]:
                 offset += len(before) + len(end)
                 skipping = not end
                 number += len(end)
-            lines = chunk.split(b"\n")
-            tail = lines.pop()
-            if lines:
-                lines[0] = b"".join([*held, lines[0]])
-                yield Block(source, number, offset, lines, False)
-                number += len(lines)
-                offset += size + len(chunk) - len(tail)
+            whole, end, tail = chunk.rpartition(b"\n")
+            if end:
+                block = _block(source, number, offset, b"".join([*held, whole]))
+                yield block
+                number += len(block.lines)
+                offset += size + len(whole) + 1
                 held, size = [], 0
             if tail:
                 held.append(tail)
                 size += len(tail)
             if size > limit:
-                yield Block(source, number, offset, [b"".join(held)[:_KEPT]], True)
+                yield Block(source, number, offset, [b"".join(held)[:_KEPT]], too_long=True)
                 offset += size
                 held, size, skipping = [], 0, True
     if held:
-        yield Block(source, number, offset, [b"".join(held)], False)
+        yield _block(source, number, offset, b"".join(held))
+
+
+def _block(source: str, number: int, offset: int, text: bytes) -> Block:
+    return Block(source, number, offset, text.split(b"\n"), is_plain(text), b"\r" in text)
 
 
 def check_inputs(names: Iterable[str]) -> None:

@@ -7,41 +7,48 @@ from typing import Any
 
 import msgspec
 
+Raw = msgspec.Raw
+
 _encode = msgspec.json.Encoder().encode
-_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_items = msgspec.json.Decoder(list[Raw]).decode
+_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
-class _TextOf(msgspec.Struct):
-    text: msgspec.Raw
+class _TextOf(msgspec.Struct, gc=False):
+    text: Raw
 
 
 _decode_texts = msgspec.json.Decoder(list[_TextOf]).decode
 
 
-def completion_raws(completions: msgspec.Raw, values: Sequence[Any]) -> list[msgspec.Raw]:
-    """The text (or messages) of each completion as JSON. `values` are the same completions decoded."""
+def texts_of(completions: Raw, values: Sequence[Any]) -> list[Raw]:
+    """The text (or messages) of each completion, without metadata. `values` are the same decoded."""
     if all(type(value) is dict and type(value.get("text")) is str for value in values):
         return [item.text for item in _decode_texts(completions)]
-    raws = _decode_items(completions)
-    for index, value in enumerate(values):
-        if type(value) is dict:
-            raws[index] = _decode_object(raws[index])[
-                "text" if type(value.get("text")) is str else "messages"
-            ]
-    return raws
+    return [
+        _decode_object(raw)["text" if type(value.get("text")) is str else "messages"]
+        if type(value) is dict
+        else raw
+        for raw, value in zip(_decode_items(completions), values, strict=True)
+    ]
 
 
-def scored_completions(
-    completions: msgspec.Raw, values: Sequence[Any], scores: Sequence[float]
-) -> list[object]:
+def with_scores(completions: Raw, values: Sequence[Any], scores: Sequence[float]) -> list[object]:
     """Each completion as an object with its score; a string becomes `{"text", "score"}`."""
     scored: list[object] = []
     for raw, value, score in zip(_decode_items(completions), values, scores, strict=True):
         if type(value) is dict and "score" not in value:
-            scored.append(msgspec.Raw(b'%b,"score":%b}' % (bytes(raw)[:-1], _encode(float(score)))))
+            scored.append(Raw(b'%b,"score":%b}' % (bytes(raw)[:-1], _encode(float(score)))))
         elif type(value) is dict:
             scored.append({**_decode_object(raw), "score": float(score)})
         else:
             scored.append({"text" if type(value) is str else "messages": raw, "score": float(score)})
     return scored
+
+
+def with_renamed(completions: Raw, old: str, new: str) -> list[object]:
+    """Each completion (an object) with its field `old` called `new`."""
+    return [
+        {(new if name == old else name): value for name, value in _decode_object(raw).items()}
+        for raw in _decode_items(completions)
+    ]

@@ -3,10 +3,11 @@
 Refused beside what no JSON parser takes: duplicate keys at any level, NaN, Infinity and numbers too big for a
 float, lone surrogates, nesting over 64 levels, integers over 4,300 digits, and values that are not objects.
 
-msgspec decodes a line in about 1 ns a byte but keeps the last of duplicate keys. So the line is taken only
-if encoding the decoded value gives the line again, white space between tokens aside: whatever was dropped or
-changed on the way would show. Every other line goes to the slow path, which decides; among them are spellings
-such as `1e-07` or `\\/`, which are fine.
+msgspec finds the fields of a line in about half a nanosecond a byte, but keeps the last of duplicate keys.
+So a line is taken only if its fields, put together again, give the line: whatever was dropped would show. A
+value that holds objects must in the same way be what its decoded form encodes to. Strings are not even
+decoded. Every line that fails this goes to the slow path, which decides; among them are unusual spellings of
+numbers and spaces in unusual places, which are fine.
 """
 
 from __future__ import annotations
@@ -14,20 +15,31 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import msgspec
+
+Raw = msgspec.Raw
+#: The fields of a line as they are written, in order.
+Fields = dict[str, Raw]
+#: What is known of the fields that are not strings: a decoded value, or of a list of strings the raw strings.
+Parts = dict[str, Any]
 
 MAX_DEPTH = 64
 #: The longest integer, in digits: msgspec's and Python's own limit.
 MAX_DIGITS = 4300
 
 _decode = msgspec.json.Decoder().decode
+_decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_items = msgspec.json.Decoder(list[Raw]).decode
 _encode = msgspec.json.Encoder().encode
 _minify = msgspec.json.format
+_QUOTE, _BRACKET = b'"['
 _STRINGS_AND_CONSTANTS = re.compile(r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity)')
-#: Runs of \uXXXX whose first backslash is not itself escaped.
-_ESCAPES = re.compile(rb"(?<!\\)((?:\\\\)*)((?:\\u[0-9a-fA-F]{4})+)")
+_AN_ESCAPE = re.compile(rb"\\[u/]").search
+#: Runs of \uXXXX and \/ whose first backslash is not itself escaped.
+_ESCAPES = re.compile(rb"(?<!\\)((?:\\\\)*)((?:\\u[0-9a-fA-F]{4}|\\/)+)")
 
 
 class Malformed(Exception):
@@ -43,24 +55,85 @@ class Malformed(Exception):
         self.hint = hint
 
 
-def parse(line: bytes) -> tuple[dict[str, Any], bytes]:
-    """The object on a line, and the line with escaped non-ASCII characters written out. Raises Malformed."""
-    try:
-        values = _decode(line)
-        if type(values) is dict:
-            again = _encode(values)
-            if (line == again or _minify(line, indent=-1) == again) and not _too_deep(values):
-                return values, line
-            if b"\\u" in line:
-                text = _unescaped(line)
-                if _minify(text, indent=-1) == again and not _too_deep(values):
-                    return values, text
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass  # the slow path says what is wrong, and where
-    return _parse_slowly(line)
+class _Unsure(Exception):
+    """The fast path cannot vouch for this line."""
 
 
-def _parse_slowly(line: bytes) -> tuple[dict[str, Any], bytes]:
+def is_plain(text: bytes) -> bool:
+    """Whether this is UTF-8 without escapes (\\u00e9, \\/) that could be written as the character itself."""
+    if _AN_ESCAPE(text) is not None:
+        return False
+    if not text.isascii():
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+class Parser:
+    """Parses lines; lines with the same keys as the one before go fastest."""
+
+    def __init__(self) -> None:
+        self._keys: tuple[str, ...] = ()
+        self._form = self._other_form = b"{}"
+
+    def parse(self, line: bytes, *, plain: bool) -> tuple[Fields, Parts]:
+        """The fields of the object on a line. `plain` says that `is_plain(line)`. Raises Malformed.
+
+        Escaped characters come written out where JSON allows it.
+        """
+        try:
+            if not plain and not is_plain(line):
+                _decode_fields(line)  # escapes may be touched only inside strings, so it must be JSON
+                line = _unescaped(line)
+                line.decode()
+            fields = _decode_fields(line)
+            raws = (*fields.values(),)
+            if (*fields,) != self._keys:
+                self._keys = (*fields,)
+                self._form, self._other_form = _forms(fields)
+            if self._form % raws != line:
+                self._form, self._other_form = self._other_form, self._form
+                if self._form % raws != line:
+                    return _parse_slowly(line)
+            parts = {}
+            for name, raw in fields.items():
+                text = bytes(raw)
+                if text[0] != _QUOTE:
+                    parts[name] = _checked(raw, text)
+            return fields, parts
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _Unsure):
+            return _parse_slowly(line)  # it says what is wrong, and where
+
+
+def _forms(keys: Iterable[str]) -> tuple[bytes, bytes]:
+    """How an object of these keys is written, with a %b for each value: with spaces, and without."""
+    names = [_encode(key).replace(b"%", b"%%") for key in keys]
+    return (
+        b"{" + b", ".join(b"%b: %%b" % name for name in names) + b"}",
+        b"{" + b",".join(b"%b:%%b" % name for name in names) + b"}",
+    )
+
+
+def _checked(raw: Raw, text: bytes) -> Any:
+    """The value of a field that is not a string; of a list of strings, the strings undecoded."""
+    if text[1:2] == b'"' and text[0] == _BRACKET:
+        items = _decode_items(raw)
+        for item in items:
+            if bytes(item)[0] != _QUOTE:
+                break
+        else:
+            return items
+    value = _decode(raw)
+    if b"{" in text and (again := _encode(value)) != text and again != _minify(text, indent=-1):
+        raise _Unsure
+    if len(text) >= 2 * MAX_DEPTH and _too_deep([value]):
+        raise _Unsure
+    return value
+
+
+def _parse_slowly(line: bytes) -> tuple[Fields, Parts]:
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
@@ -79,7 +152,9 @@ def _parse_slowly(line: bytes) -> tuple[dict[str, Any], bytes]:
         raise Malformed(f"expected an object, got {kind_of(values)}", column=1)
     if _too_deep(values):
         raise Malformed(f"nested deeper than {MAX_DEPTH} levels")
-    return values, _unescaped(line) if b"\\u" in line else line
+    _unescaped(line)  # refuses lone surrogates
+    fields = {key: Raw(_encode(value)) for key, value in _SPELLED.decode(text).items()}
+    return fields, {key: value for key, value in values.items() if type(value) is not str}
 
 
 def _not_json(error: json.JSONDecodeError) -> Malformed:
@@ -126,12 +201,20 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+def _spelled(text: str) -> Raw:
+    return Raw(text.encode())
+
+
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object,
     parse_float=_finite_float,
     parse_int=_short_int,
     parse_constant=_refuse_constant,
 )
+
+
+#: Keeps numbers as they are spelled.
+_SPELLED = json.JSONDecoder(parse_float=_spelled, parse_int=_spelled)
 
 
 def _column_of_constant(text: str) -> int | None:
@@ -141,23 +224,27 @@ def _column_of_constant(text: str) -> int | None:
     return None
 
 
-def _too_deep(values: dict[str, Any]) -> bool:
-    level: list[Any] = [value for value in values.values() if type(value) is dict or type(value) is list]
-    depth = 1
-    while level:
-        depth += 1
-        if depth > MAX_DEPTH:
-            return True
+def _too_deep(container: dict[str, Any] | list[Any]) -> bool:
+    level: list[Any] = [container]
+    for _ in range(MAX_DEPTH + 1):
         below: list[Any] = []
-        for container in level:
-            inside = container.values() if type(container) is dict else container
-            below += [value for value in inside if type(value) is dict or type(value) is list]
+        nested = False
+        for item in level:
+            kind = type(item)
+            if kind is list:
+                below += item
+                nested = True
+            elif kind is dict:
+                below += item.values()
+                nested = True
+        if not nested:
+            return False
         level = below
-    return False
+    return True
 
 
 def _unescaped(line: bytes) -> bytes:
-    """Write `\\u00e9` as the character itself. Raises Malformed at half a surrogate pair."""
+    """Write `\\u00e9` and `\\/` as the character itself. Raises Malformed at half a surrogate pair."""
 
     def written_out(match: re.Match[bytes]) -> bytes:
         backslashes, escapes = match.groups()

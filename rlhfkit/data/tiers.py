@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import combinations, pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, combinations, pairwise, product
 from typing import Literal
+
+import msgspec
 
 from rlhfkit.data.jsonl import Row
 from rlhfkit.data.shapes import Completion, bad, missing
@@ -14,21 +16,27 @@ Tiers = list[list[int]]
 
 
 def tiers_field(
-    row: Row, kind: str, completions: Sequence[Completion], rank_order: Literal["order", "ranks"] | None
+    row: Row,
+    kind: str,
+    count: int,
+    completions: Sequence[Completion] | None,
+    rank_order: Literal["order", "ranks"] | None,
 ) -> Tiers:
-    """The ranking of a record, from `ranking`, `ranks` or a score on every completion.
+    """The ranking of a record of `count` completions, from `ranking`, `ranks` or their scores.
 
     Raises DataError when there is none, one is bad, or two of them disagree.
     """
+    ranking, ranks = row.value("ranking"), row.value("ranks")
+    scores = all_scores(completions) if completions else {}
     sources: dict[str, Tiers] = {}
-    values, count = row.values, len(completions)
-    if values.get("ranking") is not None:
-        sources["ranking"] = _from_ranking(row, f"{kind}.ranking", values["ranking"], count, rank_order)
-    if values.get("ranks") is not None:
-        sources["ranks"] = _from_ranks(row, f"{kind}.ranks", values["ranks"], count)
-    scores = [completion.score for completion in completions]
-    if None not in scores:
-        sources["score"] = grouped(dict(enumerate(scores)), best_first=-1)  # type: ignore[arg-type]
+    if ranking is not None:
+        sources["ranking"] = _from_ranking(row, f"{kind}.ranking", ranking, count, rank_order)
+        if ranks is None and not scores:
+            return sources["ranking"]
+    if ranks is not None:
+        sources["ranks"] = _from_ranks(row, f"{kind}.ranks", ranks, count)
+    if scores:
+        sources["score"] = grouped(scores, best_first=-1)
     if not sources:
         raise missing(row, f"{kind}.ranking")
     (name, tiers), *others = sources.items()
@@ -44,7 +52,7 @@ def _from_ranking(
 ) -> Tiers:
     if type(value) is not list:
         raise bad(row, path, f"expected a list of tiers, got {kind_of(value)}")
-    if value and all(type(item) is int for item in value):
+    if value and type(value[0]) is int and all(type(item) is int for item in value):
         if rank_order is None:
             hint = "--rank-order order (best first) or --rank-order ranks (the rank of each); or write tiers"
             raise bad(row, path, f"a flat list can mean an order or ranks: {str(value)[:60]}", hint)
@@ -80,6 +88,12 @@ def _from_ranks(row: Row, path: str, value: object, count: int) -> Tiers:
     return grouped(dict(enumerate(value)), best_first=1)
 
 
+def all_scores(completions: Sequence[Completion]) -> dict[int, float]:
+    """The score of every completion by index; empty unless each has one."""
+    scores = {i: c.score for i, c in enumerate(completions) if c.score is not None}
+    return scores if len(scores) == len(completions) else {}
+
+
 def grouped(keys: Mapping[int, float], *, best_first: Literal[1, -1]) -> Tiers:
     """Tiers of indices by key: the smallest key first (1) or the largest (-1); equal keys are ties."""
     by_key: dict[float, list[int]] = {}
@@ -100,20 +114,32 @@ def _restricted(tiers: Tiers, indices: set[int]) -> list[set[int]]:
 
 def untied_pairs(
     tiers: Tiers, which: Literal["all", "adjacent", "best-worst"] = "all"
-) -> Iterator[tuple[int, int]]:
+) -> list[tuple[int, int]]:
     """(better, worse) indices from different tiers, better tiers first.
 
     `adjacent` takes neighbouring tiers only, `best-worst` the first and the last.
     """
-    of_tiers: Iterable[Sequence[list[int]]] = combinations(tiers, 2)
+    if which == "all" and len(order := list(chain.from_iterable(tiers))) == len(tiers):
+        return list(combinations(order, 2))
     if which == "adjacent":
-        of_tiers = pairwise(tiers)
+        of_tiers: Iterable[Sequence[list[int]]] = pairwise(tiers)
     elif which == "best-worst":
         of_tiers = [(tiers[0], tiers[-1])] if len(tiers) > 1 else []
-    for better, worse in of_tiers:
-        for chosen in better:
-            for rejected in worse:
-                yield chosen, rejected
+    else:
+        of_tiers = combinations(tiers, 2)
+    return [pair for better, worse in of_tiers for pair in product(better, worse)]
+
+
+def told_apart(
+    pairs: list[tuple[int, int]], texts: Sequence[msgspec.Raw]
+) -> tuple[list[tuple[int, int]], int]:
+    """Those of `pairs` whose two texts differ, and how many do not. (Equal texts are equal as JSON.)"""
+    # Different lengths are different texts; most of the time that settles it.
+    if len(set(map(len, texts))) == len(texts):
+        return pairs, 0
+    written = [bytes(text) for text in texts]
+    different = [pair for pair in pairs if written[pair[0]] != written[pair[1]]]
+    return different, len(pairs) - len(different)
 
 
 def count_untied_pairs(tiers: Tiers) -> int:

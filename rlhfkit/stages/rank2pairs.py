@@ -1,0 +1,101 @@
+"""Expand rankings into pairs of a chosen and a rejected completion.
+
+Reads rankings (`prompt`, `completions`, and `ranking`, `ranks` or a score on every completion); writes
+`prompt`, `chosen`, `rejected` and `group`, which is the same for all pairs of one ranking and for no others.
+Other fields of the ranking are copied to each of its pairs.
+
+By default every two completions of different rank make a pair: C(K,2) for K of them without ties. Tied
+completions make none. Two completions with the same text make none either, whatever their ranks: such a pair
+says nothing about the text. Completions that the ranking leaves out make none. The last two are counted on
+standard error.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+from zlib import crc32
+
+from rlhfkit.config import FilterConfig, Inputs, option
+
+if TYPE_CHECKING:
+    from rlhfkit.data.jsonl import Record, Source
+
+INPUTS = Inputs(metavar="RANKINGS", help="Files of rankings (default: standard input).", kind="ranking")
+OUTPUT = "records"
+EXAMPLES = (
+    "rlhfkit rank2pairs rankings.jsonl -o pairs.jsonl",
+    "rlhfkit rank samples.jsonl --by rm:reward | rlhfkit rank2pairs --pairs best-worst",
+)
+
+GROUP = "Pairs"
+#: Pairs in one written batch at most, which bounds the memory that a ranking of hundreds needs.
+_BATCH = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(FilterConfig):
+    """Settings of rank2pairs."""
+
+    pairs: Literal["all", "adjacent", "best-worst"] = option(
+        "all",
+        group=GROUP,
+        help="Which tiers to compare: every two, neighbours only, or only the best with the worst.",
+    )
+    max_pairs: int | None = option(
+        None,
+        group=GROUP,
+        minimum=1,
+        metavar="N",
+        help="Keep N pairs of a ranking that has more, drawn without regard to rank (default: keep all).",
+    )
+    margin: bool = option(
+        False, group=GROUP, help="Add `margin`: the difference of the two scores, where both are known."
+    )
+    seed: int = option(1337, group=GROUP, minimum=0, maximum=2**63 - 1, help="Seed of --max-pairs.")
+
+
+def run(inputs: Source, config: Config) -> Iterator[list[Record]]:
+    """Yield the pairs of every ranking in input order, best against next best first."""
+    from rlhfkit import context
+    from rlhfkit.data.records import Ranking, read_records
+    from rlhfkit.data.tiers import told_apart, untied_pairs
+
+    which, most, margin = config.pairs, config.max_pairs, config.margin
+    left_out = equal = made = number = 0
+    for rankings in read_records(inputs, Ranking, config).batches():
+        batch: list[Record] = []
+        for ranking in rankings:
+            number += 1
+            left_out += ranking.unranked
+            pairs, same = told_apart(untied_pairs(ranking.tiers, which), ranking.texts)
+            equal += same
+            # Of a line, its end (the ranking, most often) and its length tell enough.
+            digest = crc32(ranking.row.raw[-200:], len(ranking.row.raw))
+            if most is not None and len(pairs) > most:
+                pairs = _drawn(pairs, most, f"{config.seed}:{digest}")
+            made += len(pairs)
+            # Its place makes the name unique; its content keeps files apart that are joined later.
+            group = f"{number}-{digest:08x}"
+            while pairs:
+                batch += ranking.pairs(pairs[:_BATCH], group, margin=margin)
+                pairs = pairs[_BATCH:]
+                if len(batch) >= _BATCH:
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+    if left_out:
+        context.note(f"{left_out} completions left out of their rankings made no pairs")
+    if equal:
+        context.note(f"dropped {equal} of {made + equal} pairs: chosen and rejected are the same text")
+    if number and not made:
+        context.warn("no pairs: every ranking is one tie")
+
+
+def _drawn(pairs: list[tuple[int, int]], count: int, seed: str) -> list[tuple[int, int]]:
+    """A sample without replacement, in the order of `pairs`. It depends on the record, not on its place."""
+    places = random.Random(seed).sample(range(len(pairs)), count)
+    return [pairs[place] for place in sorted(places)]
