@@ -109,11 +109,18 @@ def _draw_grid(grid: Grid) -> Canvas:
     columns = 1 if count == 1 else 2 if count in (2, 4) else 3
     rows = math.ceil(count / columns)
     runs = _legend_of_runs(grid)
+    many = count == 1 and len(grid.panels[0].lines) > 4  # a legend that would cover the curves
     size = (6.4, 4.4) if count == 1 else (3.7 * columns, 2.7 * rows + (0.35 if runs else 0))
+    if many:
+        size = (6.4, 4.4 + 0.11 * len(grid.panels[0].lines))
     canvas = _canvas(*size)
     axes = canvas.subplots(rows, columns, squeeze=False).ravel()
     for ax, panel in zip(axes, grid.panels, strict=False):
         _draw_panel(ax, panel, alone=count == 1)
+        if many:
+            canvas.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        elif count == 1 and len(panel.lines) > 1:
+            ax.legend(loc="best")
     for ax in axes[count:]:
         ax.set_axis_off()
     if grid.title:
@@ -158,10 +165,7 @@ def _draw_panel(ax: Axes, panel: Panel, *, alone: bool) -> None:
     ax.set_ylabel(panel.y_label)
     ax.margins(x=0.02)
     _tidy_numbers(ax, left, right, low, high)
-    kinds = {line.style for line in panel.lines}
-    if alone and len(panel.lines) > 1:
-        ax.legend(loc="best")
-    elif len(kinds) > 1:
+    if not alone and len({line.style for line in panel.lines}) > 1:
         _legend_of_styles(ax, panel)
 
 
@@ -264,11 +268,11 @@ def _draw_bars(bars: Bars) -> Canvas:
 def _draw_ladder(bars: Bars) -> Canvas:
     """Dots on a scale, best on top."""
     groups = list(dict.fromkeys(bar.label for bar in sorted(bars.bars, key=lambda bar: -bar.value)))
-    canvas = _canvas(6.4, 1.5 + 0.42 * len(groups))
-    ax = canvas.subplots()
     several = len({bar.series for bar in bars.bars})
+    canvas = _canvas(6.4, 1.5 + (0.3 + 0.15 * several) * len(groups))
+    ax = canvas.subplots()
     for bar in bars.bars:
-        place = groups.index(bar.label) + (bar.series - (several - 1) / 2) * 0.22
+        place = groups.index(bar.label) + (bar.series - (several - 1) / 2) * 0.6 / several
         colour = _colour(bar.series)
         if bar.low is not None and bar.high is not None:
             ax.plot([bar.low, bar.high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
