@@ -233,9 +233,10 @@ def _open_regular(path: Path) -> Iterator[BinaryIO]:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as e:
         raise InputMissing(e.strerror or "cannot be opened", where=str(path)) from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise InputMissing("not a regular file", where=str(path))
     with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise InputMissing("not a regular file", where=str(path))
         yield file
 
 

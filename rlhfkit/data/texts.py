@@ -34,8 +34,9 @@ LONGEST_PART = 8 * PART
 _JSON_NAMES = re.compile(r"\.(jsonl|ndjson|json)(\.gz)?$", re.IGNORECASE)
 _BLANK_LINES = re.compile(r"\r?\n(?:[ \t\r]*\n)+")
 _LEADING_BLANK_LINES = re.compile(r"(?:[ \t\r]*\n)+")
-#: Between two words: no tokenizer's split joins a word with the space or line end after it.
-_CUT = re.compile(r"(?<=\S)(?= \S)|(?<=\S\n)(?=\S)")
+#: Where a text is cut: before a space between two words, which no tokenizer's word joins; if there is
+#: none, after a line end between two words.
+_CUTS = (re.compile(r"(?<=\S)(?= \S)"), re.compile(r"(?<=\S\n)(?=\S)"))
 
 
 class Part(NamedTuple):
@@ -145,9 +146,9 @@ def _cut_point(text: str, start: int) -> int | None:
     """Where to end a part that starts at `start`; None if what is left is short, or to wait for more."""
     if len(text) - start <= PART:
         return None
-    found = _CUT.search(text, start + PART // 2)
-    if found:
-        return found.start()
+    for cut in _CUTS:
+        if found := cut.search(text, start + PART // 2):
+            return found.start()
     return start + LONGEST_PART if len(text) - start > LONGEST_PART else None
 
 
