@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +16,7 @@ from rlhfkit.engine.rollout import Episode
 from rlhfkit.engine.setup import Setup, digest_of_examples, model_digest
 from rlhfkit.errors import UsageError
 from rlhfkit.models.heads import ScalarModel
+from rlhfkit.models.hub import resolve
 from rlhfkit.models.loading import load_causal, load_scalar
 from rlhfkit.models.transformer import Transformer
 from rlhfkit.scorers import Scorable, Scorer, model_kind, open_scorer
@@ -79,8 +79,8 @@ def _reward_directory(spec: str) -> str | None:
     scheme, colon, rest = spec.partition(":")
     if colon and scheme in {"cmd", "http", "https", "lm"}:
         return None
-    directory = rest if colon and scheme == "rm" else spec
-    return directory if Path(directory).is_dir() and model_kind(Path(directory)) == "rm" else None
+    directory = resolve(rest if colon and scheme == "rm" else spec)
+    return str(directory) if directory.is_dir() and model_kind(directory) == "rm" else None
 
 
 def data_identity(config: Config, sequences: Sequence[Sequence[int]]) -> dict[str, object]:

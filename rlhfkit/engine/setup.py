@@ -18,6 +18,7 @@ from rlhfkit.data.batching import TOKEN_BUDGET
 from rlhfkit.engine.dist import Dist, resolve_device, resolve_dtype
 from rlhfkit.files import sha256_file
 from rlhfkit.models.heads import ScalarModel
+from rlhfkit.models.hub import resolve
 from rlhfkit.models.transformer import Transformer
 
 GIB = 2**30
@@ -78,7 +79,7 @@ def model_digest(path: str | Path) -> str:
 
     The digests that a finished run recorded are used where they are, so that large files are not read again.
     """
-    directory = Path(path)
+    directory = resolve(path)
     run = directory / "run.json"
     known: Mapping[str, str] = {}
     if run.is_file():

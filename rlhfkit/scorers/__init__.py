@@ -165,6 +165,9 @@ def model_kind(directory: Path) -> Literal["rm", "lm"]:
 
 
 def _open_model(directory: Path, wanted: str | None, config: ScorerConfig) -> Scorer:
+    from rlhfkit.models.hub import resolve
+
+    directory = resolve(directory)
     kind = model_kind(directory)
     if kind == "lm" and wanted != "lm":
         raise DataError(

@@ -178,12 +178,13 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
     from rlhfkit.engine import setup as engine
     from rlhfkit.engine.actors import load_actors
     from rlhfkit.errors import DataError
+    from rlhfkit.models.hub import resolve
 
     if config.preset is not None:
         context.note(f"preset {config.preset}: {PRESETS[config.preset].describe()}")
     _check(config)
     setup = engine.prepare(config)
-    tokenizer = Tokenizer.from_dir(config.model)
+    tokenizer = Tokenizer.from_dir(resolve(config.model))
     actors = load_actors(config, setup)
     if config.compile:
         engine.compile_blocks(actors.policy, actors.ref_policy, actors.value_model)

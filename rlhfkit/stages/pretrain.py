@@ -71,11 +71,12 @@ def run(inputs: Sequence[str], config: Config) -> dict[str, object]:
     from rlhfkit.data.tokenizer import Tokenizer
     from rlhfkit.data.windows import WindowOrder, Windows, open_shards, shard_digests
     from rlhfkit.engine import setup as engine
+    from rlhfkit.models.hub import resolve
 
     if config.model is None and config.tokenizer is None:
         raise UsageError("a new model needs --tokenizer, a continued one --model", where="pretrain")
     setup = engine.prepare(config)
-    tokenizer = Tokenizer.from_dir(config.tokenizer or str(config.model))
+    tokenizer = Tokenizer.from_dir(resolve(config.tokenizer or str(config.model)))
     model, source = _model(config, tokenizer, setup)
     source |= {"tokenizer": tokenizer.digest, "shards": shard_digests(inputs)}
     if config.compile:

@@ -113,11 +113,12 @@ def run(inputs: Source, config: Config) -> Iterator[list[Record]]:
     from rlhfkit.data.records import Prompt, read_records
     from rlhfkit.data.tokenizer import Tokenizer
     from rlhfkit.engine.dist import resolve_device, resolve_dtype
+    from rlhfkit.models.hub import resolve
     from rlhfkit.models.loading import config_of, load_causal
 
     reader = read_records(inputs, Prompt, config)
     device = resolve_device(config.device)
-    prompts = _Encoder(Tokenizer.from_dir(config.model), config, config_of(config.model).max_seq_len)
+    prompts = _Encoder(Tokenizer.from_dir(resolve(config.model)), config, config_of(config.model).max_seq_len)
     if config.dry_run:
         for batch in reader.batches(config.batch_size):
             _, error = prompts.encode(batch)

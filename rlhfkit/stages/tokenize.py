@@ -78,9 +78,10 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
     from rlhfkit import context
     from rlhfkit.data.tokenizer import Tokenizer
     from rlhfkit.files import check_output_file
+    from rlhfkit.models.hub import resolve
 
     start = time.monotonic()
-    tokenizer = Tokenizer.from_dir(config.tokenizer)
+    tokenizer = Tokenizer.from_dir(resolve(config.tokenizer))
     if config.shard_tokens is None and not config.dry_run:
         check_output_file(config.output, force=config.force)
     encoded = _Counted(inputs, config, tokenizer)

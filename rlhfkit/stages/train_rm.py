@@ -82,10 +82,11 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
     from rlhfkit.data.tokenizer import Tokenizer
     from rlhfkit.engine import setup as engine
     from rlhfkit.errors import DataError
+    from rlhfkit.models.hub import resolve
     from rlhfkit.models.loading import load_scalar
 
     setup = engine.prepare(config)
-    tokenizer = Tokenizer.from_dir(config.model)
+    tokenizer = Tokenizer.from_dir(resolve(config.model))
     model = load_scalar(config.model, dtype=setup.dtype, device=setup.device, init_head=config.seed)
     if config.compile:
         engine.compile_blocks(model)
