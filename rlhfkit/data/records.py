@@ -193,9 +193,17 @@ def read_records(inputs: Source, kind: type[R], reading: ReadConfig) -> Reader[R
     Raises UsageError and InputMissing (66) at once, and while iterating DataError (65), which names file,
     line and field.
     """
-    convert: Callable[[Row, ReadConfig, Counter[str]], Any] = _CONVERTERS[kind]
     remarks: Counter[str] = Counter()
-    return Reader(inputs, reading, lambda row: convert(row, reading, remarks), remarks)
+    return Reader(inputs, reading, converter(kind, reading, remarks), remarks)
+
+
+def converter(
+    kind: type[R], reading: ReadConfig | None = None, remarks: Counter[str] | None = None
+) -> Callable[[Row], R]:
+    """A function that makes a checked record of a row; what is odd but not bad it counts in `remarks`."""
+    convert = _CONVERTERS[kind]
+    how, counts = reading or ReadConfig(), Counter() if remarks is None else remarks
+    return lambda row: convert(row, how, counts)
 
 
 def read_preferences(inputs: Source, reading: ReadConfig) -> Reader[Pair | Ranking]:

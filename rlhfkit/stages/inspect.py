@@ -278,7 +278,14 @@ def _records(path: Path) -> Report:
     from rlhfkit.data.describe import describe_jsonl
 
     report = Report("JSONL file")
-    report.check(lambda: report.facts.update(describe_jsonl(path)))
+
+    def describe() -> None:
+        facts, error = describe_jsonl(path)
+        report.facts.update(facts)
+        if error is not None:
+            raise error
+
+    report.check(describe)
     return report
 
 
