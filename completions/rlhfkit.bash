@@ -2,7 +2,7 @@
 _rlhfkit() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} line
     local flags='' kind=none choices='' value=''
-    local commands='train-tokenizer tokenize pretrain sft score rank2pairs train-rm ppo eval-winrate plot inspect completion'
+    local commands='train-tokenizer tokenize pretrain sft sample score rank rank2pairs agreement train-rm ppo best-of eval-winrate plot inspect completion'
     COMPREPLY=()
     # bash cuts --flag=value into three words
     if [[ $current == '=' ]]; then
@@ -71,6 +71,19 @@ _rlhfkit() {
                 --loss-on) value=words choices='completion all' ;;
             esac
             ;;
+        sample)
+            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force -m --model --name -n --n --max-new-tokens --temperature --top-p --top-k --greedy --stop --prepend --truncate-prompts --seed --batch-size --dtype --device --dry-run --config -h --help'
+            kind=files choices=''
+            case $previous in
+                --map | --limit | --max-line-bytes | --name | -n | --n | --max-new-tokens | --temperature | --top-p | --top-k | --stop | --seed | --batch-size) value=none ;;
+                --on-bad-line) value=words choices='stop skip' ;;
+                --rejects | -o | --output | --prepend | --config) value=files ;;
+                --rank-order) value=words choices='order ranks' ;;
+                -m | --model) value=directories ;;
+                --dtype) value=words choices='auto float32 bfloat16' ;;
+                --device) value=words choices='auto cpu cuda' ;;
+            esac
+            ;;
         score)
             flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force -r --reward --batch-size --config -h --help'
             kind=files choices=''
@@ -84,6 +97,19 @@ _rlhfkit() {
                 -r | --reward) value=directories ;;
             esac
             ;;
+        rank)
+            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --by --tie-margin --noise --seed --rater --batch-size --config -h --help'
+            kind=files choices=''
+            case $previous in
+                --scorer-timeout | --scorer-restarts | --batch-tokens | --judge-model | --max-requests | --concurrency | --map | --limit | --max-line-bytes | --tie-margin | --noise | --seed | --rater | --batch-size) value=none ;;
+                --judge-cache | --rejects | -o | --output | --config) value=files ;;
+                --device) value=words choices='auto cpu cuda' ;;
+                --dtype) value=words choices='auto float32 bfloat16' ;;
+                --on-bad-line) value=words choices='stop skip' ;;
+                --rank-order) value=words choices='order ranks' ;;
+                --by) value=directories ;;
+            esac
+            ;;
         rank2pairs)
             flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --pairs --max-pairs --margin --seed --config -h --help'
             kind=files choices=''
@@ -93,6 +119,16 @@ _rlhfkit() {
                 --rejects | -o | --output | --config) value=files ;;
                 --rank-order) value=words choices='order ranks' ;;
                 --pairs) value=words choices='all adjacent best-worst' ;;
+            esac
+            ;;
+        agreement)
+            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes --bootstrap --seed --config -h --help'
+            kind=files choices=''
+            case $previous in
+                --map | --limit | --max-line-bytes | --bootstrap | --seed) value=none ;;
+                --on-bad-line) value=words choices='stop skip' ;;
+                --rejects | --config) value=files ;;
+                --rank-order) value=words choices='order ranks' ;;
             esac
             ;;
         train-rm)
@@ -111,7 +147,7 @@ _rlhfkit() {
             esac
             ;;
         ppo)
-            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run -m --model -r --reward --eval-reward --ref --value-model --value-lr --adam-eps --log-samples --kl-coef --kl-target --kl-horizon --minibatches --ppo-epochs --max-new-tokens --temperature --clip-eps --value-clip-eps --value-coef --gamma --gae-lambda --whiten --whiten-rewards --missing-eos-penalty --missing-eos --reward-clip --stop-kl --ema-decay --ptx --ptx-coef --ptx-batch-size --config -h --help'
+            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run -m --model -r --reward --eval-reward --ref --value-model --value-lr --adam-eps --log-samples --preset --kl-coef --kl-target --kl-horizon --minibatches --ppo-epochs --max-new-tokens --temperature --clip-eps --value-clip-eps --value-coef --gamma --gae-lambda --whiten --whiten-rewards --missing-eos-penalty --missing-eos --reward-clip --stop-kl --ema-decay --ptx --ptx-coef --ptx-batch-size --config -h --help'
             kind=files choices=''
             case $previous in
                 --scorer-timeout | --scorer-restarts | --batch-tokens | --judge-model | --max-requests | --concurrency | --map | --limit | --max-line-bytes | --steps | --epochs | --batch-size | --micro-batch-size | --lr | --warmup | --weight-decay | --grad-clip | --max-seq-len | --seed | --save-every | --keep | --eval-every | --log-every | --value-lr | --adam-eps | --log-samples | --kl-coef | --kl-target | --kl-horizon | --minibatches | --ppo-epochs | --max-new-tokens | --temperature | --clip-eps | --value-clip-eps | --value-coef | --gamma | --gae-lambda | --missing-eos-penalty | --reward-clip | --stop-kl | --ema-decay | --ptx-coef | --ptx-batch-size) value=none ;;
@@ -122,12 +158,26 @@ _rlhfkit() {
                 --rank-order) value=words choices='order ranks' ;;
                 -o | --output | -m | --model | -r | --reward | --eval-reward | --ref | --value-model) value=directories ;;
                 --lr-schedule) value=words choices='cosine linear constant' ;;
+                --preset) value=words choices='instructgpt stiennon ziegler nplus gao' ;;
                 --whiten) value=words choices='batch minibatch none' ;;
                 --missing-eos) value=words choices='replace subtract off' ;;
             esac
             ;;
+        best-of)
+            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --by -n --n --gold --curve --batch-size --config -h --help'
+            kind=files choices=''
+            case $previous in
+                --scorer-timeout | --scorer-restarts | --batch-tokens | --judge-model | --max-requests | --concurrency | --map | --limit | --max-line-bytes | -n | --n | --gold | --batch-size) value=none ;;
+                --judge-cache | --rejects | -o | --output | --curve | --config) value=files ;;
+                --device) value=words choices='auto cpu cuda' ;;
+                --dtype) value=words choices='auto float32 bfloat16' ;;
+                --on-bad-line) value=words choices='stop skip' ;;
+                --rank-order) value=words choices='order ranks' ;;
+                --by) value=directories ;;
+            esac
+            ;;
         eval-winrate)
-            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --judge --judgements --save-judgements --canary --baseline --name --by --length-control --difficulty --bootstrap --ties --prior --seed --config -h --help'
+            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --judge --judgements --save-judgements --canary --baseline --name --by --length-control --difficulty --bootstrap --ties --prior --seed --dry-run --config -h --help'
             kind=files choices=''
             case $previous in
                 --scorer-timeout | --scorer-restarts | --batch-tokens | --judge-model | --max-requests | --concurrency | --map | --limit | --max-line-bytes | --baseline | --name | --by | --bootstrap | --prior | --seed) value=none ;;

@@ -19,8 +19,8 @@ PACKAGE = "rlhfkit.stages"
 #: The order of the pipeline, for help and the reference. A command not named here goes under `OTHER`.
 SECTIONS = (
     ("From text to a model", ("train-tokenizer", "tokenize", "pretrain", "sft")),
-    ("Preferences", ("sample", "score", "rank", "rank2pairs", "train-rm")),
-    ("Policy", ("ppo", "dpo")),
+    ("Preferences", ("sample", "score", "rank", "rank2pairs", "agreement", "train-rm")),
+    ("Policy", ("ppo", "best-of")),
     ("Results", ("eval-winrate", "plot")),
     ("Files and projects", ("inspect", "init", "completion")),
 )
