@@ -163,32 +163,35 @@ class Reader(Generic[T]):
         self._say_what_was_skipped()
 
     def read_all(self) -> list[T]:
-        """All items. Raises DataError when there are none, BadRecords (the first ten) for bad rows."""
-        if self._reading.on_bad_line == "skip":
-            items = list(self)
-        else:
-            items = self._collect()
+        """All items. Raises DataError when there are none, and what `whole` raises."""
+        items = list(self.whole())
         if not items:
             raise DataError("no records", hint="the input is empty")
         return items
 
-    def _collect(self) -> list[T]:
-        items: list[T] = []
+    def whole(self) -> Iterator[T]:
+        """Every item, for whoever needs all of them: with bad rows, what follows the first is only checked.
+
+        Raises BadRecords (the first ten errors) when all has been read, or DataError if one row was bad.
+        """
+        if self._reading.on_bad_line == "skip":
+            yield from self
+            return
         errors: list[DataError] = []
 
         def collect(error: DataError, block: Block, index: int) -> bool:
             errors.append(error) if len(errors) < MAX_ERRORS else None
             return True
 
-        for block in self._blocks:
-            items += self._items(block, collect)[0]
-            if self._enough():
-                break
+        while not self._enough() and (block := next(self._blocks, None)) is not None:
+            items, _ = self._items(block, collect)
+            if not errors:
+                yield from items
         if self.bad > 1:
             raise BadRecords(errors, more=self.bad - len(errors))
         if errors:
             raise errors[0]
-        return items
+        self._say_what_was_skipped()
 
     def _enough(self) -> bool:
         return self._reading.limit is not None and self.count >= self._reading.limit
