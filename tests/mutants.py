@@ -1,0 +1,156 @@
+"""Break known places of the maths one at a time; the tests must notice every one.
+
+    python tests/mutants.py            # all; prints survivors and exits 1 if there are any
+    python tests/mutants.py whiten     # those whose description contains the word
+
+The whole list takes some minutes; `pytest -m slow tests/test_mutants.py` runs it too.
+
+Each mutant is one replaced piece of text in a copy of the package, and the tests that should fail. A piece
+that is not found exactly once is an error, so the list cannot silently go stale.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+TOP = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    what: str
+    file: str  # below rlhfkit/
+    old: str
+    new: str
+    tests: str  # below tests/
+
+
+COMMON, LOGPROBS = "objectives/common.py", "objectives/logprobs.py"
+PPO, KL, RANK = "objectives/ppo.py", "objectives/kl.py", "objectives/preference.py"
+DRAW, GENERATE = "engine/draw.py", "engine/generate.py"
+T_COMMON, T_LOGPROBS = "objectives/test_common.py", "objectives/test_logprobs.py"
+T_PPO, T_KL, T_RANK = "objectives/test_ppo.py", "objectives/test_kl.py", "objectives/test_preference.py"
+T_DRAW, T_GENERATE = "engine/test_draw.py", "engine/test_generate.py"
+ROLLOUT, STEP = "engine/rollout.py", "engine/ppo.py"
+T_STEP = "engine/test_ppo_arithmetic.py"
+
+MUTANTS = [
+    # whitening and statistics
+    Mutant("whiten: mean is moved when it should stay", COMMON, "if not shift_mean:", "if shift_mean:", T_COMMON),
+    Mutant("whiten: unbiased variance", COMMON, "torch.rsqrt(variance + 1e-8)", "torch.rsqrt(variance * mask.sum() / (mask.sum() - 1) + 1e-8)", T_COMMON),
+    Mutant("whiten: sign", COMMON, "white = (wide - mean)", "white = (mean - wide)", T_COMMON),
+    Mutant("whiten: padding in the variance", COMMON, "variance = masked_mean((wide - mean) ** 2, mask, reduce=reduce)\n    white", "variance = ((wide - mean) ** 2).mean()\n    white", T_COMMON),
+    Mutant("masked_sum: polarity", COMMON, "torch.where(mask, x, 0.0).sum()", "torch.where(mask, 0.0, x).sum()", T_COMMON),
+    Mutant("masked_sum: by multiplication, so NaN leaks", COMMON, "torch.where(mask, x, 0.0).sum()", "(x * mask).sum()", T_COMMON),
+    Mutant("statistics: each process for itself", COMMON, "(reduce(totals) if reduce else totals)", "totals", T_COMMON),
+    Mutant("explained variance: ratio of variances upside down", COMMON, "1 - error / variance", "1 - variance / error", T_COMMON),
+    # log-probabilities
+    Mutant("logprobs: temperature multiplies", LOGPROBS, "logits / temperature", "logits * temperature", T_LOGPROBS),
+    Mutant("logprobs: no temperature", LOGPROBS, "if temperature != 1.0:", "if False:", T_LOGPROBS),
+    Mutant("logprobs: softmax in the model's precision", LOGPROBS, "head(hidden).float()", "head(hidden)", T_LOGPROBS),
+    Mutant("logprobs: all logits kept for backward", LOGPROBS, "if len(kept_targets) <= chunk:", "if True:", T_LOGPROBS),
+    Mutant("logprobs: entropy without its sign", LOGPROBS, "return -(logprobs.exp()", "return (logprobs.exp()", T_LOGPROBS),
+    # rewards
+    Mutant("rewards: KL is paid instead of charged", PPO, "rewards = -kl_coef", "rewards = kl_coef", T_PPO),
+    Mutant("rewards: score one slot early", PPO, ".argmax(1, keepdim=True)", ".argmax(1, keepdim=True).sub(1).clamp(min=0)", T_PPO),
+    Mutant("rewards: score one slot late", PPO, ".argmax(1, keepdim=True)", ".argmax(1, keepdim=True).add(1).clamp(max=response_mask.shape[1] - 1)", T_PPO),
+    Mutant("rewards: score at the end of the padded row", PPO, "(places * response_mask)", "places[None].expand_as(response_mask)", T_PPO),
+    Mutant("missing EOS: polarity", PPO, "torch.where(has_eos, scores,", "torch.where(~has_eos, scores,", T_PPO),
+    Mutant("missing EOS: bonus", PPO, "-penalty if mode", "penalty if mode", T_PPO),
+    # advantages
+    Mutant("gae: lambda forgotten", PPO, "gamma * gae_lambda * next_advantage", "gamma * next_advantage", T_PPO),
+    Mutant("gae: gamma forgotten in delta", PPO, "rewards[:, t] + gamma * next_value", "rewards[:, t] + next_value", T_PPO),
+    Mutant("gae: value leaks from padding", PPO, "rewards, values = torch.where(mask, rewards, 0.0), torch.where(mask, values, 0.0)", "rewards = torch.where(mask, rewards, 0.0)", T_PPO),
+    Mutant("gae: bootstrap with the current value", PPO, "next_value = values[:, t]", "next_value = values[:, t] * 0", T_PPO),
+    Mutant("gae: returns without the value", PPO, "return advantages, advantages + values", "return advantages, advantages", T_PPO),
+    # losses
+    Mutant("surrogate: sign", PPO, "torch.maximum(-advantages * ratio, -advantages", "torch.maximum(advantages * ratio, advantages", T_PPO),
+    Mutant("surrogate: optimistic bound", PPO, "torch.maximum(-advantages", "torch.minimum(-advantages", T_PPO),
+    Mutant("surrogate: ratio upside down", PPO, "logprobs - old_logprobs, 0.0", "old_logprobs - logprobs, 0.0", T_PPO),
+    Mutant("surrogate: overflow", PPO, ".clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)", "", T_PPO),
+    Mutant("surrogate: approximate KL with the wrong sign", PPO, "torch.expm1(log_ratio) - log_ratio", "torch.expm1(log_ratio) + log_ratio", T_PPO),
+    Mutant("value: optimistic clip", PPO, "torch.maximum(plain", "torch.minimum(plain", T_PPO),
+    Mutant("value: half forgotten", PPO, "0.5 * worst.sum()", "worst.sum()", T_PPO),
+    # KL
+    Mutant("kl: reversed", KL, "logprobs - ref_logprobs, 0.0", "ref_logprobs - logprobs, 0.0", T_KL),
+    Mutant("kl: prompt and padding count", KL, "torch.where(response_mask, logprobs - ref_logprobs, 0.0)", "logprobs - ref_logprobs", T_KL),
+    Mutant("kl: k3 of the other direction", KL, "torch.expm1(-x) + x", "torch.expm1(x) - x", T_KL),
+    Mutant("kl: controller pushes the wrong way", KL, "kl / self.target - 1", "1 - kl / self.target", T_KL),
+    Mutant("kl: controller without its clip", KL, "min(max(kl / self.target - 1, -0.2), 0.2)", "kl / self.target - 1", T_KL),
+    Mutant("best of n: weights off by one", KL, "weights[k] * (k + 1 - n) / k", "weights[k] * (k - n) / k", T_KL),
+    Mutant("best of n: KL without its correction", KL, "math.log(n) - (n - 1) / n", "math.log(n)", T_KL),
+    # preferences
+    Mutant("ranking: flipped", RANK, "gap = chosen - rejected", "gap = rejected - chosen", T_RANK),
+    Mutant("ranking: missing 1 / C(K, 2)", RANK, "loss = (weights * losses).sum()", "loss = losses.sum()", T_RANK),
+    Mutant("ranking: margin with the wrong sign", RANK, "gap - margins", "gap + margins", T_RANK),
+    Mutant("ranking: centring pulls the gap", RANK, "(chosen + rejected) ** 2", "(chosen - rejected) ** 2", T_RANK),
+    Mutant("best of k: one softmax over the batch", RANK, "count = int(rankings.max()) + 1 if len(rankings) else 0", "rankings = rankings * 0; count = 1 if len(rankings) else 0", T_RANK),
+    # sampling
+    Mutant("draw: temperature multiplies", DRAW, "logits / sampling.temperature", "logits * sampling.temperature", T_DRAW),
+    Mutant("draw: top_p drops the boundary token", DRAW, "before = ranked.cumsum(-1, dtype=torch.float64) - ranked", "before = ranked.cumsum(-1, dtype=torch.float64)", T_DRAW),
+    Mutant("draw: top_p of a mass that top_k cut", DRAW, "sampling.top_p * ranked.sum(-1, keepdim=True)", "sampling.top_p", T_DRAW),
+    Mutant("draw: impossible tokens at u = 0", DRAW, "right=True)", "right=False)", T_DRAW),
+    Mutant("draw: arithmetic shift", DRAW, "(x >> bits) & ((1 << (64 - bits)) - 1)", "x >> bits", T_DRAW),
+    Mutant("generate: every token of a row gets the same number", GENERATE, "steps = [len(row.out.ids) for row in group.rows]", "steps = [0 for row in group.rows]", T_GENERATE),
+    Mutant("generate: goes on after the end", GENERATE, "if out.ids[-1] in job.sampling.eos_ids or", "if", T_GENERATE),
+    Mutant("generate: writes to ended rows", GENERATE, "        if out.finish_reason:\n            continue\n", "", T_GENERATE),
+    Mutant("generate: reads the state of a padded position", GENERATE, "lengths - 1]", "width - 1]", T_GENERATE),
+    Mutant("generate: rows change places", GENERATE, "for place, row in enumerate(group.rows) if not", "for place, row in enumerate(reversed(group.rows)) if not", T_GENERATE),
+    # from episodes and comparisons to tensors
+    Mutant("iteration: prompt tokens count", ROLLOUT, "[False] * len(e.prompt_ids) + [True]", "[True] * len(e.prompt_ids) + [True]", T_STEP),
+    Mutant("iteration: the end token does not count", ROLLOUT, "[True] * len(e.response_ids)", "[True] * (len(e.response_ids) - 1) + [False]", T_STEP),
+    Mutant("iteration: reference at temperature 1", ROLLOUT, "policy_logprobs(ref_policy, piece, temperature)", "policy_logprobs(ref_policy, piece, 1.0)", T_STEP),
+    Mutant("iteration: whitened rewards lose their mean", STEP, "shift_mean=False", "shift_mean=True", T_STEP),
+    Mutant("iteration: penalty before the clip", STEP, "    if how.reward_clip is not None:", "    if how.reward_clip is not None and how.missing_eos_penalty is None:", T_STEP),
+    Mutant("iteration: weight in episodes", STEP, "weight = float(sum(len(e.response_ids) for group in groups for e in group))\n    return Objective(\"policy\"", "weight = float(sum(1 for group in groups for e in group))\n    return Objective(\"policy\"", T_STEP),
+    Mutant("iteration: minibatches with replacement", STEP, ".permutation(count)", ".integers(0, count, count)", T_STEP),
+    Mutant("batch: masks one token late", "data/batching.py", "torch.from_numpy(ids).to(device),\n        torch.from_numpy(real).to(device),\n        torch.from_numpy(counts[:, 1:]", "torch.from_numpy(ids).to(device),\n        torch.from_numpy(real).to(device),\n        torch.from_numpy(counts[:, :-1]", "engine/test_alignment.py"),
+    Mutant("generate: shapes depend on neighbours", GENERATE, "KEY_WIDTH = 64", "KEY_WIDTH = 1", T_GENERATE),
+]  # fmt: skip
+
+
+def survives(mutant: Mutant) -> bool:
+    """Do the tests pass although the package is broken?"""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        shutil.copytree(TOP / "rlhfkit", copy / "rlhfkit", ignore=shutil.ignore_patterns("__pycache__"))
+        path = copy / "rlhfkit" / mutant.file
+        text = path.read_text(encoding="utf-8")
+        if text.count(mutant.old) != 1:
+            raise SystemExit(f"{mutant.what}: found {text.count(mutant.old)} times in {mutant.file}")
+        path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        for part in ("conftest.py", *mutant.tests.split()):
+            (copy / "tests" / part).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(TOP / "tests" / part, copy / "tests" / part)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "tests"],
+            cwd=copy,
+            env={**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode not in (0, 1):
+            raise SystemExit(f"{mutant.what}: pytest could not run\n{done.stdout}{done.stderr}")
+        return done.returncode == 0
+
+
+def main(words: list[str]) -> int:
+    chosen = [mutant for mutant in MUTANTS if all(word in mutant.what for word in words)]
+    alive = []
+    for mutant in chosen:
+        if survives(mutant):
+            alive.append(mutant)
+        print(f"{'SURVIVED' if mutant in alive else 'caught  '} {mutant.what}", flush=True)
+    print(f"{len(chosen) - len(alive)} of {len(chosen)} mutants caught")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
