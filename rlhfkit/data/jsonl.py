@@ -1,7 +1,7 @@
 """JSON lines in and out: streams of rows that know the file and line they came from.
 
 `read_rows` gives the objects of its inputs as they stand; `rlhfkit.data.records` makes checked records of
-them. Memory is bounded by one read (256 KiB) and the longest line, whatever the length of the input.
+them. Memory is bounded by one read (64 KiB) and the longest line, whatever the length of the input.
 """
 
 from __future__ import annotations
@@ -82,14 +82,20 @@ class Row(msgspec.Struct, gc=False):
         if type(value) is not str:
             self.parts[name] = value
 
-    def map(self, new: str, path: tuple[str, ...]) -> None:
-        """Read what stands at `path`, the name of a field and of fields inside it, under the name `new`."""
+    def map(self, new: str, path: tuple[str, ...]) -> bool:
+        """Read what stands at `path`, the name of a field and of fields inside it, under the name `new`.
+
+        Returns whether anything stands there.
+        """
         old = ".".join(path)
         if old in self.fields:
             if old != new:
                 self.rename(new, old)
-        elif (found := _at(self.fields, path)) is not None:
+            return True
+        found = _at(self.fields, path)
+        if found is not None:
             self.replace(new, found)
+        return found is not None
 
 
 _STRING: Any = object()
@@ -114,10 +120,11 @@ class Reader(Generic[T]):
         self._convert = convert
         self._parser = Parser()
         self._renames = tuple(_parse_map(setting) for setting in reading.map)
+        self._unused = set(self._renames)
+        self._first_bad: DataError | None = None
         self.count = self.bad = self.blank = 0
-        if reading.rejects is not None and reading.on_bad_line != "skip":
-            raise UsageError("--rejects needs --on-bad-line skip", where="--rejects")
         names = _file_names(inputs)
+        _check_rejects(reading, names or [])
         if names is None:
             self._blocks: Iterator[Block] = _blocks_of_records(inputs)  # type: ignore[arg-type]
         else:
@@ -215,12 +222,14 @@ class Reader(Generic[T]):
                     raise Malformed(f"line longer than {limit:,} bytes", hint="--max-line-bytes allows more")
                 text = raw.removesuffix(b"\r") if block.crlf else raw
                 row = Row(source, block.line + index, raw, *parse(text, plain=block.plain))
-                for new, path in renames:
-                    row.map(new, path)
+                for rename in renames:
+                    if row.map(*rename):
+                        self._unused.discard(rename)
                 items.append(self._convert(row))
             except (Malformed, DataError) as problem:
                 error = _data_error(problem, block, index) if isinstance(problem, Malformed) else problem
                 self.bad += 1
+                self._first_bad = self._first_bad or error
                 if not on_bad(error, block, index):
                     self.count += len(items)
                     return items, error
@@ -241,8 +250,11 @@ class Reader(Generic[T]):
 
     def _say_what_was_skipped(self) -> None:
         if self.bad:
-            kept = f" (kept in {self._reading.rejects})" if self._reading.rejects else ""
-            context.note(f"skipped {self.bad} bad record{'s' if self.bad > 1 else ''}{kept}")
+            kept = f", kept in {self._reading.rejects}" if self._reading.rejects else ""
+            first = f"; the first: {self._first_bad}"
+            context.note(f"skipped {self.bad} bad record{'s' if self.bad > 1 else ''}{kept}{first}")
+        for new, path in self._unused if self.count else ():
+            context.warn(f"no record has what --map {new}={'.'.join(path)} names")
         for remark, count in self._remarks.items():
             context.warn(f"{count} {remark}")
         if not self.count and self._reading.limit != 0:
@@ -276,14 +288,29 @@ def _blocks_of_records(records: Iterable[Mapping[str, object]]) -> Iterator[Bloc
     first = 1
     for number, record in enumerate(records, start=1):
         try:
-            lines.append(encode(dict(record)))
+            if not isinstance(record, Mapping):
+                raise TypeError(f"expected a mapping, got {type(record).__name__}")
+            lines.append(encode(record))
         except (ValueError, TypeError) as error:
+            if lines:
+                yield Block("<records>", first, 0, lines)
             raise DataError(str(error), where=f"<records>:{number}") from None
         if len(lines) == block_size:
             yield Block("<records>", first, 0, lines)
             lines, first = [], number + 1
     if lines:
         yield Block("<records>", first, 0, lines)
+
+
+def _check_rejects(reading: ReadConfig, names: Sequence[str]) -> None:
+    if reading.rejects is None:
+        return
+    if reading.on_bad_line != "skip":
+        raise UsageError("needs --on-bad-line skip", where="--rejects")
+    rejects = os.path.realpath(reading.rejects)
+    output = getattr(reading, "output", None)
+    if rejects in map(os.path.realpath, [*names, *([output] if output else [])]):
+        raise UsageError(f"{reading.rejects} is an input or the output", where="--rejects")
 
 
 def _data_error(problem: Malformed, block: Block, index: int) -> DataError:
@@ -340,10 +367,11 @@ def _at(fields: Fields, path: tuple[str, ...]) -> msgspec.Raw | None:
 # -- writing -----------------------------------------------------------------------------------------------
 
 
-def encode(record: Record) -> bytes:
+def encode(record: Mapping[str, object]) -> bytes:
     """One record as compact JSON in UTF-8, without a line end. Raises ValueError for NaN and Infinity."""
-    _refuse_nonfinite(record)
-    return _encoder.encode(record)
+    plain = dict(record)
+    _refuse_nonfinite(plain)
+    return _encoder.encode(plain)
 
 
 def encode_lines(batch: Sequence[Record]) -> bytes:

@@ -33,7 +33,6 @@ from rlhfkit.data.shapes import (
     text_field,
 )
 from rlhfkit.data.tiers import Tiers, agree, all_scores, grouped, tiers_field
-from rlhfkit.errors import DataError
 
 _Id = str | int | None
 
@@ -214,17 +213,6 @@ def read_preferences(inputs: Source, reading: ReadConfig) -> Reader[Pair | Ranki
         return _pair(row, reading, remarks) if "chosen" in row.fields else _ranking(row, reading, remarks)
 
     return Reader(inputs, reading, convert, remarks)
-
-
-def check_unique_ids(records: Iterable[_OfRow]) -> None:
-    """Refuse two records with one id: a seed, a score or a verdict could not tell them apart."""
-    seen: dict[str | int, str] = {}
-    for record in records:
-        if record.id is not None:
-            if record.id in seen:
-                first = seen[record.id]
-                raise DataError(f"id {record.id!r} was used before, at {first}", where=record.where)
-            seen[record.id] = record.where
 
 
 # -- from rows ---------------------------------------------------------------------------------------------

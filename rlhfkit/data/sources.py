@@ -68,16 +68,11 @@ def open_input(name: str) -> Iterator[Read]:
 
 
 def _open(name: str) -> BinaryIO:
+    check_inputs([name])
     if name == STDIN:
-        if sys.stdin is None:
-            raise InputMissing("standard input is closed", hint="name a file, or pipe records in")
         return cast(BinaryIO, sys.stdin.buffer)
     try:
-        if os.path.isdir(name):
-            raise InputMissing("is a directory", where=name, hint="name a file")
         return open(name, "rb", buffering=0)
-    except FileNotFoundError:
-        raise InputMissing("no such file", where=name) from None
     except OSError as error:
         raise InputMissing(f"cannot open: {(error.strerror or str(error)).lower()}", where=name) from error
 
