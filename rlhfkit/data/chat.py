@@ -12,11 +12,12 @@ spans say what the assistant wrote.
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import subprocess
 import sys
+import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
@@ -71,6 +72,7 @@ class ChatTemplate:
         self.text = text
         self.variables = dict(variables)
         self.where = where
+        self._lock = threading.Lock()
         self._guard: _Guard | None = None
         self._ours: _Renderer | None = None
 
@@ -80,18 +82,15 @@ class ChatTemplate:
 
     def render_many(self, calls: Sequence[Call]) -> list[Rendered]:
         """Several renderings in one exchange with the helper."""
-        if self.text == DEFAULT_TEMPLATE:
-            if self._ours is None:
-                self._ours = _Renderer(self.text)
-            answer = _answer(
-                self._ours, [[list(c.messages), c.add_generation_prompt] for c in calls], self.variables
-            )
-        else:
-            if self._guard is None or not self._guard.usable:
-                self._guard = _Guard(self.text, self.where)
-            answer = self._guard.ask(
-                [[list(c.messages), c.add_generation_prompt] for c in calls], self.variables
-            )
+        plain = [[list(call.messages), call.add_generation_prompt] for call in calls]
+        with self._lock:
+            if self.text == DEFAULT_TEMPLATE:
+                self._ours = self._ours or _Renderer(self.text)
+                answer = _answer(self._ours, plain, self.variables)
+            else:
+                if self._guard is None or not self._guard.usable:
+                    self._guard = _Guard(self.text, self.where)
+                answer = self._guard.ask(plain, self.variables)
         if "error" in answer:
             raise DataError(
                 f"chat template: {answer['error']}", where=self.where if answer["fault"] else None
@@ -285,8 +284,9 @@ class _Guard:
             stderr=subprocess.DEVNULL,
             env=kept,
             cwd="/",
+            process_group=0,  # Ctrl-C is for us; the helper ends with its pipe
         )
-        atexit.register(self.close)
+        self.close = weakref.finalize(self, _end, self._process, self._owner)
         answer = self._exchange({"template": text})
         if "error" in answer:
             self.close()
@@ -300,13 +300,6 @@ class _Guard:
     def ask(self, calls: list[Any], variables: Mapping[str, str]) -> dict[str, Any]:
         """Render `calls` there; the answer is that of `_answer`."""
         return self._exchange({"calls": calls, "variables": variables})
-
-    def close(self) -> None:
-        """End the helper."""
-        atexit.unregister(self.close)
-        if self._owner == os.getpid():
-            self._process.kill()
-            self._process.communicate()
 
     def _exchange(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -322,6 +315,13 @@ class _Guard:
             raise DataError(f"chat template: stopped after {SECONDS:g} s of rendering", where=self.where)
         answer: dict[str, Any] = json.loads(reply)
         return answer
+
+
+def _end(process: subprocess.Popen[bytes], owner: int) -> None:
+    """End a helper, unless it belongs to the process that forked this one."""
+    if owner == os.getpid():
+        process.kill()
+        process.communicate()
 
 
 def serve() -> None:

@@ -13,7 +13,7 @@ from tokenizers.models import BPE
 from rlhfkit.data.marks import Kind, Piece
 from rlhfkit.data.tokenizer_checks import GROWTH, byte_level, try_patterns
 from rlhfkit.data.tokenizer_files import TokenizerJson
-from rlhfkit.errors import DataError
+from rlhfkit.errors import DataError, RlhfkitError
 
 T = TypeVar("T")
 #: Token ids, and the characters that each stands for.
@@ -29,7 +29,7 @@ class Coder:
     def __init__(self, data: bytes, parsed: TokenizerJson, special: Iterable[str], where: str) -> None:
         self._where = where
         self._lock = threading.Lock()
-        self._backend: Tokenizer = guarded(lambda: Tokenizer.from_buffer(data), where)
+        self._backend: Tokenizer = guarded(lambda: Tokenizer.from_str(data.decode()), where)
         try_patterns(data, parsed, where)
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -141,7 +141,7 @@ def guarded(call: Callable[[], T], where: str) -> T:
     """Call the tokenizers library; its failures, Rust panics included, become DataErrors."""
     try:
         return call()
-    except MemoryError:
+    except (RlhfkitError, MemoryError):
         raise
     except BaseException as e:
         # A Rust panic is no Exception, but neither are the signals of the command line.

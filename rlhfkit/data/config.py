@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rlhfkit.config import INPUT, Inputs, ReadConfig, option
+from rlhfkit.config import INPUT, RUN, Inputs, ReadConfig, option
 
 TEXT_INPUTS = Inputs(
     "TEXT", "Text files or JSONL files with a `text` field; `-` or nothing for standard input.", kind="text"
@@ -29,4 +29,10 @@ class TextConfig(ReadConfig):
         "none",
         group=INPUT,
         help="Documents of plain text: a whole file each, or what stands between blank lines.",
+    )
+    dry_run: bool = option(
+        False,
+        group=RUN,
+        shapes_result=False,
+        help="Read and check everything, say what came out, write nothing.",
     )

@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import IO
@@ -85,7 +85,9 @@ class DocumentEncoder:
         return np.array(ids, dtype=self._dtype).tobytes()
 
 
-def encode_documents(tokenizer: Tokenizer, parts: Iterable[Part], *, workers: int) -> Iterator[Encoded]:
+def encode_documents(
+    tokenizer: Tokenizer, parts: Iterable[Part], *, workers: int
+) -> Generator[Encoded, None, None]:
     """Encode documents in order, a long input in `workers` processes."""
     jobs = _jobs(parts)
     head = list(islice(jobs, _WORTH_A_POOL))
@@ -120,7 +122,13 @@ class _Pool:
         environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
         command = helper_command("rlhfkit.data.encoding", str(tokenizer.path), tokenizer.digest)
         self._processes = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+            subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+                process_group=0,  # Ctrl-C is for us; a worker ends with its pipe
+            )
             for _ in range(workers)
         ]
         self._threads = [ThreadPoolExecutor(1) for _ in range(workers)]
@@ -180,9 +188,6 @@ def _receive(pipe: IO[bytes]) -> bytes | None:
 
 def serve(path: str, digest: str) -> None:
     """A worker's main loop: jobs on standard input, answers on standard output."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends us by closing the pipe
     encoder: DocumentEncoder | None = None
     while (request := _receive(sys.stdin.buffer)) is not None:
         try:

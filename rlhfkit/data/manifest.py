@@ -35,6 +35,16 @@ def write_manifest(
     )
 
 
+def show_settings(config: CommonConfig) -> None:
+    """Tell every setting and where it came from, as --dry-run does."""
+    sources = context.invocation().sources
+    rows = [
+        [name.replace("_", "-"), str(value), sources.get(name, "default")]
+        for name, value in asdict(config).items()
+    ]
+    context.reporter().table("settings", ["setting", "value", "from"], rows)
+
+
 def _digests(inputs: Source) -> dict[str, str | None]:
     """SHA-256 of every input file; None for standard input. Records of a Python caller have no names."""
     names = (

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -65,17 +66,12 @@ class Config(TextConfig):
         shapes_result=False,
         help="Encoding processes (default: one a core).",
     )
-    dry_run: bool = option(
-        False,
-        group=RUN,
-        shapes_result=False,
-        help="Read and encode everything, say what came out, write nothing.",
-    )
 
 
 def run(inputs: Source, config: Config) -> dict[str, object]:
     """Encode and write; returns the summary (output, tokens, documents, bytes, seconds, tokenizer, ...)."""
     from rlhfkit import context
+    from rlhfkit.data.manifest import show_settings
     from rlhfkit.data.tokenizer import Tokenizer
     from rlhfkit.files import check_output_file
     from rlhfkit.models.hub import resolve
@@ -84,19 +80,20 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
     tokenizer = Tokenizer.from_dir(resolve(config.tokenizer))
     if config.shard_tokens is None and not config.dry_run:
         check_output_file(config.output, force=config.force)
-    encoded = _Counted(inputs, config, tokenizer)
-    first = next(encoded, None)
     facts: dict[str, object] = {}
-    if first is None:
-        context.note("no text in the input, nothing written")
-    elif config.dry_run:
-        _show(first, tokenizer)
-        for _ in encoded:
-            pass
-    elif config.shard_tokens is None:
-        _write_file(chain([first], encoded), config, tokenizer)
-    else:
-        facts = _write_directory(chain([first], encoded), config, tokenizer, inputs)
+    with closing(_Counted(inputs, config, tokenizer)) as encoded:
+        first = next(encoded, None)
+        if first is None:
+            context.note("no text in the input, nothing written")
+        elif config.dry_run:
+            show_settings(config)
+            _show(first, tokenizer)
+            for _ in encoded:
+                pass
+        elif config.shard_tokens is None:
+            _write_file(chain([first], encoded), config, tokenizer)
+        else:
+            facts = _write_directory(chain([first], encoded), config, tokenizer, inputs)
     return {
         "output": config.output if first is not None and not config.dry_run else None,
         **facts,
@@ -129,16 +126,17 @@ class _Counted:
         return self
 
     def __next__(self) -> Encoded:
-        try:
-            encoded = next(self._source)
-        except BaseException:  # the end, too
-            self._progress.close()
-            raise
+        encoded = next(self._source)
         self.tokens += len(encoded.tokens) // self._width
         self.documents += len(encoded.ends)
         self.bytes += encoded.num_bytes
         self._progress.update(self.documents, {"tokens": self.tokens})
         return encoded
+
+    def close(self) -> None:
+        """End the workers and the progress display."""
+        self._source.close()
+        self._progress.close()
 
 
 def _show(encoded: Encoded, tokenizer: Tokenizer) -> None:

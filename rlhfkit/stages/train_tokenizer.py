@@ -9,7 +9,8 @@ bytes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from rlhfkit.data.config import TEXT_INPUTS, TextConfig
 
 if TYPE_CHECKING:
     from rlhfkit.data.jsonl import Source
+    from rlhfkit.data.texts import Part
+    from rlhfkit.data.tokenizer import Tokenizer
 
 INPUTS = TEXT_INPUTS
 OUTPUT = "summary"
@@ -45,47 +48,62 @@ class Config(TextConfig):
 
 def run(inputs: Source, config: Config) -> dict[str, object]:
     """Train and write; returns the summary (output, vocab_size, documents, bytes, seconds, tokenizer)."""
-    from rlhfkit import context
-    from rlhfkit.data.manifest import write_manifest
+    from rlhfkit.data.manifest import show_settings, write_manifest
     from rlhfkit.data.texts import read_documents
-    from rlhfkit.data.tokenizer import check_vocab_size, train_tokenizer
-    from rlhfkit.errors import DataError
+    from rlhfkit.data.tokenizer import check_vocab_size
     from rlhfkit.files import atomic_directory
 
     check_vocab_size(config.vocab_size)
     start = time.monotonic()
+    counts = {"documents": 0, "bytes": 0}
     parts = read_documents(inputs, config, field=config.field, form=config.format, split=config.split)
-    documents = size = 0
-    progress = context.reporter().progress("train-tokenizer", None, "documents")
+    texts = _counted(parts, counts)
 
-    def counted() -> Iterator[str]:
-        nonlocal documents, size
-        for part in parts:
-            documents += part.last
-            size += len(part.text.encode())
-            progress.update(documents)
-            yield part.text
+    def summary(**results: object) -> dict[str, object]:
+        return {**results, **counts, "seconds": round(time.monotonic() - start, 3)}
 
-    with atomic_directory(config.output, force=config.force) as directory:
-        try:
-            tokenizer = train_tokenizer(counted(), config.vocab_size)
-        finally:
-            progress.close()
-        if not documents:
-            raise DataError("no text to learn from", hint="the input is empty")
-        if tokenizer.vocab_size < config.vocab_size:
-            context.note(
-                f"the text gives {tokenizer.vocab_size} tokens, not {config.vocab_size}: "
-                "no further pair of tokens occurs in it"
+    with closing(texts):
+        if config.dry_run:
+            show_settings(config)
+            for _ in texts:
+                pass
+            return summary(output=None, dry_run=True)
+        with atomic_directory(config.output, force=config.force) as directory:
+            tokenizer = _train(texts, config, counts)
+            tokenizer.save(directory)
+            result = summary(
+                output=config.output, vocab_size=tokenizer.vocab_size, tokenizer=tokenizer.digest
             )
-        tokenizer.save(directory)
-        summary: dict[str, object] = {
-            "output": config.output,
-            "vocab_size": tokenizer.vocab_size,
-            "documents": documents,
-            "bytes": size,
-            "seconds": round(time.monotonic() - start, 3),
-            "tokenizer": tokenizer.digest,
-        }
-        write_manifest(directory, "train-tokenizer", config, inputs, summary)
-    return summary
+            write_manifest(directory, "train-tokenizer", config, inputs, result)
+    return result
+
+
+def _train(texts: Iterator[str], config: Config, counts: Mapping[str, int]) -> Tokenizer:
+    from rlhfkit.context import note
+    from rlhfkit.data.tokenizer import train_tokenizer
+    from rlhfkit.errors import DataError
+
+    tokenizer = train_tokenizer(texts, config.vocab_size)
+    if not counts["documents"]:
+        raise DataError("no text to learn from", hint="the input is empty")
+    if tokenizer.vocab_size < config.vocab_size:
+        note(
+            f"the text gives {tokenizer.vocab_size} tokens, not {config.vocab_size}: "
+            "no further pair of tokens occurs in it"
+        )
+    return tokenizer
+
+
+def _counted(parts: Iterable[Part], counts: dict[str, int]) -> Generator[str, None, None]:
+    """The texts of parts, counted as they pass."""
+    from rlhfkit.context import reporter
+
+    progress = reporter().progress("train-tokenizer", None, "documents")
+    try:
+        for part in parts:
+            counts["documents"] += part.last
+            counts["bytes"] += len(part.text.encode())
+            progress.update(counts["documents"])
+            yield part.text
+    finally:
+        progress.close()

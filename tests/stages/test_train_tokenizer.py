@@ -10,7 +10,7 @@ import pytest
 
 from rlhfkit import context
 from rlhfkit.data.tokenizer import Tokenizer
-from rlhfkit.errors import CannotCreate, DataError, UsageError
+from rlhfkit.errors import CannotCreate, DataError, InputMissing, UsageError
 from rlhfkit.files import sha256_file
 from rlhfkit.stages.train_tokenizer import Config, run
 from tests.data.families import TEXT
@@ -80,3 +80,18 @@ def test_what_cannot_be_trained_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(error):
             run(inputs, config)
     assert os.listdir(tmp_path) == ["a.jsonl"]
+
+
+def test_a_dry_run_reads_everything_and_writes_nothing(tmp_path: Path) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text(TEXT)
+    summary = run([source], settings(tmp_path / "x", dry_run=True))
+    assert (summary["output"], summary["bytes"]) == (None, len(TEXT.encode()))
+    source.write_bytes(b"a\xff")
+    with pytest.raises(DataError, match="not UTF-8 at byte 1"):
+        run([source], settings(tmp_path / "x", dry_run=True))
+    with pytest.raises(DataError, match="not UTF-8 at byte 1"):
+        run([source], settings(tmp_path / "x"))
+    with pytest.raises(InputMissing):
+        run([source, tmp_path / "none"], settings(tmp_path / "x"))
+    assert os.listdir(tmp_path) == ["a.txt"]
