@@ -2,7 +2,7 @@
 _rlhfkit() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} line
     local flags='' kind=none choices='' value=''
-    local commands='train-tokenizer tokenize pretrain sft sample score rank rank2pairs agreement train-rm ppo best-of eval-winrate plot inspect completion'
+    local commands='train-tokenizer tokenize pretrain sft sample score rank rank2pairs agreement train-rm ppo best-of eval-winrate plot inspect init completion'
     COMPREPLY=()
     # bash cuts --flag=value into three words
     if [[ $current == '=' ]]; then
@@ -17,7 +17,7 @@ _rlhfkit() {
     case ${COMP_WORDS[1]} in
         help) kind=words choices=$commands ;;
         train-tokenizer)
-            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes --field --format --split --vocab-size -o --output --force --config -h --help'
+            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes --field --format --split --dry-run --vocab-size -o --output --force --config -h --help'
             kind=files choices=''
             case $previous in
                 --map | --limit | --max-line-bytes | --field | --vocab-size) value=none ;;
@@ -30,7 +30,7 @@ _rlhfkit() {
             esac
             ;;
         tokenize)
-            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes --field --format --split --tokenizer -o --output --force --shard-tokens --workers --dry-run --config -h --help'
+            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes --field --format --split --dry-run --tokenizer -o --output --force --shard-tokens --workers --config -h --help'
             kind=files choices=''
             case $previous in
                 --map | --limit | --max-line-bytes | --field | --shard-tokens | --workers) value=none ;;
@@ -203,6 +203,14 @@ _rlhfkit() {
             flags='-q --quiet --debug --json --config -h --help'
             kind=files choices=''
             case $previous in
+                --config) value=files ;;
+            esac
+            ;;
+        init)
+            flags='-q --quiet --debug --seed --scale --force --config -h --help'
+            kind=files choices=''
+            case $previous in
+                --seed | --scale) value=none ;;
                 --config) value=files ;;
             esac
             ;;
