@@ -49,6 +49,8 @@ class Report:
     kind: str
     facts: dict[str, object] = field(default_factory=dict)
     problems: list[DataError] = field(default_factory=list)
+    #: further problems that nobody worded
+    more: int = 0
 
     def check(self, what: Callable[[], None]) -> None:
         """Run a check; what it raises is a problem of the report, and others still run."""
@@ -56,6 +58,7 @@ class Report:
             what()
         except BadRecords as bad:
             self.problems += bad.errors
+            self.more += bad.more
         except RlhfkitError as error:
             self.problems.append(DataError(error.message, where=error.where, hint=error.hint))
 
@@ -63,15 +66,17 @@ class Report:
 def run(inputs: Source, config: Config) -> Iterator[str]:
     """Yield the description of each path; after the last, raise what is wrong."""
     problems: list[DataError] = []
+    more = 0
     for name in inputs:
         assert isinstance(name, str | Path)
         report = inspect(Path(name))
         problems += report.problems
+        more += report.more
         yield _as_json(str(name), report) if config.json else _as_text(str(name), report)
-    if len(problems) == 1:
+    if len(problems) == 1 and not more:
         raise problems[0]
     if problems:
-        raise BadRecords(problems[:10], more=len(problems[10:]))
+        raise BadRecords(problems[:10], more=len(problems[10:]) + more)
 
 
 def inspect(path: Path) -> Report:
@@ -326,6 +331,8 @@ def _names(path: Path) -> str:
 def _as_json(name: str, report: Report) -> str:
     problems = [{"where": problem.where, "error": problem.message} for problem in report.problems]
     whole = {"path": name, "kind": report.kind, "ok": not problems, **report.facts, "problems": problems}
+    if report.more:
+        whole["more_problems"] = report.more
     return json.dumps(whole, ensure_ascii=False) + "\n"
 
 
@@ -333,7 +340,8 @@ def _as_text(name: str, report: Report) -> str:
     width = max((len(key) for key in report.facts), default=0)
     lines = [f"{name}: {report.kind}"]
     lines += [f"  {key.replace('_', ' '):{width}}  {_shown(value)}" for key, value in report.facts.items()]
-    lines.append(f"  {'in order' if not report.problems else f'BAD: {len(report.problems)} problems'}")
+    count = len(report.problems) + report.more
+    lines.append(f"  BAD: {count} problem{'s' * (count > 1)}" if count else "  in order")
     return "\n".join(lines) + "\n"
 
 

@@ -182,12 +182,15 @@ def test_an_unfinished_run_and_its_checkpoints(tmp_path: Path):
 
 def test_records(tiny: Tiny, tmp_path: Path):
     told = good(tiny.rankings)
-    assert told["kind"] == "JSONL file"
-    assert "120" in json.dumps(told)
+    assert (told["kind"], told["kinds"]) == ("JSONL file", {"ranking": 120})
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "p", "completion": "c"}\n{"prompt": \n')
     _, error = look(bad)
     assert "bad.jsonl:2" in str(error)
+    bad.write_text('{"prompt": 5}\n' * 30)
+    (told,), error = look(bad)
+    assert isinstance(error, BadRecords)
+    assert len(error.errors) + error.more == len(told["problems"]) + told["more_problems"] == 30
 
 
 def test_plain_text(tmp_path: Path):
