@@ -344,7 +344,7 @@ def _preference(row: Row) -> float:
         winner = row.value("winner")
         if winner is None:
             raise missing(row, path)
-        if winner not in _WINNERS:
+        if type(winner) is not str or winner not in _WINNERS:
             raise bad(row, "judgement.winner", f"{winner!r} is none of {', '.join(_WINNERS)}")
         return _WINNERS[winner]
     value = number(row, path, row.value("preference"))

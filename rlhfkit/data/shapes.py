@@ -112,12 +112,10 @@ def messages_field(row: Row, path: str, value: object) -> list[Message]:
 def _message(row: Row, path: str, index: int, item: object) -> Message:
     if type(item) is dict:
         role, content = item.get("role"), item.get("content")
-        if role in ROLES and type(content) is str:
-            return Message(role, content)
-        if "role" not in item and "from" in item:
+        if "role" not in item and type(item.get("from")) is str:
             role, content = _SHAREGPT_ROLES.get(item["from"]), item.get("value")
-            if role is not None and type(content) is str:
-                return Message(role, content)
+        if type(role) is str and role in ROLES and type(content) is str:
+            return Message(role, content)
     raise _message_error(row, f"{path}[{index}]", item)
 
 
