@@ -11,6 +11,9 @@ from rlhfkit.data.records import Pair, Ranking
 from rlhfkit.data.tokenizer import Tokenizer
 from rlhfkit.errors import DataError
 
+#: Of pairs, at most this share may have two equal texts.
+MOST_EQUAL = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -29,15 +32,18 @@ class Comparison:
 
 
 def comparisons(
-    records: Iterable[Pair | Ranking], tokenizer: Tokenizer, max_len: int
+    records: Iterable[Pair | Ranking], tokenizer: Tokenizer, max_len: int, *, skip_bad: bool = False
 ) -> tuple[list[Comparison], Account]:
     """Batch elements from rankings and from pairs, which are brought together by their `group`.
 
     A completion that does not fit `max_len` tokens with its prompt takes no part: a score is read at the
     end of an answer, so a cut answer would be judged by its middle. Ties and equal texts make no pair; a
-    ranking without any pair is dropped and counted.
+    ranking without any pair is dropped and counted. Raises DataError when none is left, and, unless
+    `skip_bad`, when over one in a hundred pairs has two equal texts: then something is wrong with the file.
     """
     account = Account()
+    equal: list[Pair] = []
+    pairs = 0
     out: list[Comparison] = []
     groups: dict[object, list[Pair]] = {}
     order: list[list[Pair] | Ranking] = []
@@ -46,11 +52,17 @@ def comparisons(
         if isinstance(record, Ranking):
             order.append(record)
             continue
+        pairs += 1
+        if record.chosen == record.rejected:
+            equal.append(record)
+            continue
         key = ("group", record.group) if record.group is not None else ("alone", number)
         if key not in groups:
             groups[key] = []
             order.append(groups[key])
         groups[key].append(record)
+    if equal:
+        _report_equal(equal, pairs, account, skip_bad)
     for entry in order:
         element = (
             _from_ranking(entry, tokenizer) if isinstance(entry, Ranking) else _from_pairs(entry, tokenizer)
@@ -66,6 +78,26 @@ def comparisons(
             hint="raise --max-seq-len, or check the rankings with `rlhfkit inspect`",
         )
     return out, account
+
+
+def _report_equal(equal: list[Pair], pairs: int, account: Account, skip_bad: bool) -> None:
+    """Count pairs of equal texts; too many of them are bad data."""
+    if len(equal) > MOST_EQUAL * pairs and not skip_bad:
+        raise DataError(
+            f"{len(equal)} of {pairs} pairs have the same text as chosen and rejected",
+            where=equal[0].where,
+            hint="--on-bad-line skip drops them",
+        )
+    for _ in equal:
+        account.drop("chosen and rejected are the same text")
+
+
+def longer_wins(elements: Sequence[Comparison]) -> float:
+    """In which share of pairs the longer answer won, equal lengths half: what length alone would predict."""
+    lengths = [
+        (e.completion_lengths[w], e.completion_lengths[loser]) for e in elements for w, loser in e.pairs
+    ]
+    return sum((a > b) + 0.5 * (a == b) for a, b in lengths) / len(lengths)
 
 
 def _from_ranking(record: Ranking, tokenizer: Tokenizer) -> Comparison:
@@ -135,7 +167,7 @@ def _fitting(element: Comparison, max_len: int, account: Account) -> Comparison:
 def _source(record: Pair | Ranking) -> str:
     """The record's own `split` or `source` field, by which accuracies are broken down."""
     for name in ("split", "source"):
-        value = record.row.values.get(name)
+        value = record.row.value(name)
         if isinstance(value, str):
             return value
     return ""

@@ -38,6 +38,26 @@ class Account:
         return out
 
 
+class Ids:
+    """Refuses one id for two prompts: whoever looks something up by it could not tell them apart."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str | int, tuple[str, int]] = {}  # where it stood first, and the prompt's hash
+
+    def check(self, record: Prompt | Demonstration) -> None:
+        """Raises DataError for an id that stood beside another prompt before."""
+        if record.id is None or record.prompt is None:
+            return
+        prompt = hash(record.prompt if isinstance(record.prompt, str) else tuple(record.prompt))
+        where, first = self._seen.setdefault(record.id, (record.where, prompt))
+        if first != prompt:
+            raise DataError(
+                f"id {record.id!r} stands beside another prompt at {where}",
+                where=record.where,
+                hint="give every prompt an id of its own, or none",
+            )
+
+
 def demonstration_examples(
     records: Iterable[Demonstration], tokenizer: Tokenizer, max_len: int, *, loss_on: str
 ) -> tuple[list[Example], Account]:
@@ -47,8 +67,10 @@ def demonstration_examples(
     """
     account = Account()
     examples = []
+    known = Ids()
     for record in records:
         account.records += 1
+        known.check(record)
         ids, mask = _demonstration(record, tokenizer)
         if loss_on == "all":
             mask = [True] * len(ids)
@@ -106,12 +128,12 @@ def prompt_sequences(
     kept: list[Prompt] = []
     sequences: list[list[int]] = []
     names: list[str | int] = []
+    known = Ids()
     for record in records:
         account.records += 1
+        known.check(record)
         ids = prompt_ids(tokenizer, record.prompt)
-        if not ids:
-            account.drop("empty prompt")
-        elif len(ids) > max_len:
+        if len(ids) > max_len:
             account.drop(f"prompt over {max_len} tokens")
         else:
             kept.append(record)

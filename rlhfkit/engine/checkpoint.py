@@ -92,8 +92,11 @@ def checkpoints(parent: Path) -> list[Path]:
 
 
 def sweep(parent: Path) -> None:
-    """Remove what a killed writer left behind."""
-    for path in parent.glob(f"{_ASIDE}*"):
+    """Remove what a killed writer left behind: directories under a temporary name, or without a state."""
+    for path in [
+        *parent.glob(f"{_ASIDE}*"),
+        *(p for p in parent.glob("step-*") if not (p / STATE).is_file()),
+    ]:
         warn(f"ignoring an unfinished checkpoint: {path.name}")
         shutil.rmtree(path, ignore_errors=True)
 

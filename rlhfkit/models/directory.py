@@ -21,6 +21,8 @@ from rlhfkit.errors import DataError, InputMissing
 MAX_JSON = 25_000_000
 MAX_OBJECTS = 10_000
 SHARD_NAME = re.compile(r"[A-Za-z0-9._-]+\.safetensors")
+#: Endings of weights in formats that are not read; most can run code.
+FOREIGN = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".distcp", ".msgpack", ".h5")
 CONVERT = (
     "convert it once where you trust it: "
     "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW) writes safetensors"
@@ -131,8 +133,7 @@ def weight_files(directory: Path) -> tuple[list[Path], dict[str, Any] | None]:
 
 def _foreign(directory: Path) -> str | None:
     """The first file with weights in a format that is not read."""
-    endings = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".distcp", ".msgpack", ".h5")
-    found = sorted(path.name for path in directory.iterdir() if path.name.endswith(endings))
+    found = sorted(path.name for path in directory.iterdir() if path.name.endswith(FOREIGN))
     return found[0] if found else None
 
 

@@ -8,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from rlhfkit.context import note
-from rlhfkit.errors import InputMissing
+from rlhfkit.errors import DataError, InputMissing
+from rlhfkit.models.directory import CONVERT, FOREIGN
 
 NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
 #: what is read of a repository; copies of the weights in other forms stay where they are
@@ -29,9 +30,12 @@ def resolve(name: str | os.PathLike[str]) -> Path:
 
     The environment's HF_HOME, HF_HUB_OFFLINE and HF_TOKEN are honoured. A name whose first part is a
     directory here is a path with a slip in it, and no reason to ask the network. InputMissing if the hub
-    does not have it or cannot be reached.
+    does not have it or cannot be reached; DataError for a file of weights that is not read.
     """
     path = Path(name)
+    if path.is_file() and path.name.endswith(FOREIGN):
+        what = "weights in a format that can run code or is not read; a model is a directory with safetensors"
+        raise DataError(what, where=str(path), hint=CONVERT)
     match = NAME.fullmatch(os.fspath(name))
     if path.exists() or match is None or path.parent.is_dir():
         return path

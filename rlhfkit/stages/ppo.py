@@ -195,14 +195,14 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
             f"{config.max_new_tokens} leaves no room for a prompt in a context of {context_len}",
             where="--max-new-tokens",
         )
-    data, account = prompt_sequences(read_records(inputs, Prompt, config), tokenizer, room)
+    data, account = prompt_sequences(read_records(inputs, Prompt, config).whole(), tokenizer, room)
     if not data.records:
-        raise DataError("no records", where="ppo", hint="give a file of prompts")
+        raise DataError("no records", hint="give a file of prompts")
     for line in account.lines():
         context.warn(line)
     held_out = None
     if config.eval is not None:
-        held_out, _ = prompt_sequences(read_records([config.eval], Prompt, config), tokenizer, room)
+        held_out, _ = prompt_sequences(read_records([config.eval], Prompt, config).whole(), tokenizer, room)
     total, _ = plan_steps(len(data.records), config.batch_size, epochs=config.epochs, steps=config.steps)
     if config.dry_run:
         return _dry_run(config, setup, actors, tokenizer, data.sequences, account.facts(), total)

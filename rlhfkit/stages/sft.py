@@ -63,10 +63,10 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
     max_len = min(config.max_seq_len or model.config.max_seq_len, model.config.max_seq_len)
 
     def read(source: Source) -> list[Example]:
-        records = read_records(source, Demonstration, config)
+        records = read_records(source, Demonstration, config).whole()
         examples, account = demonstration_examples(records, tokenizer, max_len, loss_on=config.loss_on)
         if not examples:
-            raise DataError("no records", where="sft", hint="give a file of demonstrations")
+            raise DataError("no records", hint="give a file of demonstrations")
         facts.update(account.facts() if source is inputs else {})
         for line in account.lines():
             context.warn(line)

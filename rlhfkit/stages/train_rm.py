@@ -77,7 +77,7 @@ class Config(TrainConfig):
 def run(inputs: Source, config: Config) -> dict[str, object]:
     """Train a reward model; returns the summary (output, steps, seconds, final figures)."""
     from rlhfkit.data.batching import plan_steps
-    from rlhfkit.data.comparisons import comparisons
+    from rlhfkit.data.comparisons import comparisons, longer_wins
     from rlhfkit.data.records import read_preferences
     from rlhfkit.data.tokenizer import Tokenizer
     from rlhfkit.engine import setup as engine
@@ -94,13 +94,16 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
     facts: dict[str, object] = {}
 
     def read(source: Source) -> list[Comparison]:
-        elements, account = comparisons(read_preferences(source, config), tokenizer, max_len)
+        records = read_preferences(source, config).whole()
+        skip = config.on_bad_line == "skip"
+        elements, account = comparisons(records, tokenizer, max_len, skip_bad=skip)
         if not elements:
-            raise DataError("no records", where="train-rm", hint="give a file of rankings or pairs")
-        if source is inputs:
-            facts.update(account.facts())
+            raise DataError("no records", hint="give a file of rankings or pairs")
         for line in account.lines():
             context.note(line)
+        if source is inputs:
+            facts.update(account.facts() | {"longer_wins": longer_wins(elements)})
+            context.note(f"the longer answer wins {facts['longer_wins']:.0%} of the pairs")
         return elements
 
     elements = read(inputs)
@@ -220,7 +223,7 @@ def _demonstrations(config: Config, tokenizer: Tokenizer, max_len: int) -> list[
 
     if config.center_on is None:
         return []
-    records = read_records([config.center_on], Demonstration, config)
+    records = read_records([config.center_on], Demonstration, config).whole()
     examples, _ = demonstration_examples(records, tokenizer, max_len, loss_on="all")
     return [list(e.ids) for e in examples]
 

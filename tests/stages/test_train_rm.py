@@ -158,7 +158,7 @@ def test_a_fresh_head_promises_half_and_ties_make_no_pair(tiny: Tiny, tmp_path: 
         summary = train(tiny, records, tmp_path / "out", model=str(zeroed), lr=0.0, batch_size=2, steps=1)
     assert summary["loss/train"] == pytest.approx(np.log(2), abs=1e-6)
     assert summary["accuracy"] == 0.5
-    assert said == ["2 of 4 records dropped: no untied pair"]
+    assert said[:1] == ["2 of 4 records dropped: no untied pair"]
 
 
 def test_completions_that_do_not_fit_take_no_part(tiny: Tiny, tmp_path: Path) -> None:
