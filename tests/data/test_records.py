@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rlhfkit.config import ReadConfig
 from rlhfkit.data.jsonl import encode
@@ -524,3 +526,70 @@ def test_original_lines_come_back_unchanged():
         lines, read_records([SHARED / "hh_harmless_train.orig.jsonl.gz"], Pair, ReadConfig()), strict=True
     ):
         assert json.loads(encode(pair.fields)) == json.loads(line)
+
+
+# -- anything at all ---------------------------------------------------------------------------------------
+
+FIELDS = [
+    "prompt",
+    "messages",
+    "conversations",
+    "completion",
+    "completions",
+    "response",
+    "responses",
+    "text",
+    "score",
+]
+FIELDS += [
+    "ranking",
+    "ranks",
+    "chosen",
+    "rejected",
+    "group",
+    "margin",
+    "id",
+    "model_a",
+    "model_b",
+    "preference",
+    "winner",
+]
+PARTS = ["role", "content", "from", "value", "text", "score", "messages"]
+leaves = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 3),
+    st.floats(-2, 2),
+    st.sampled_from(["", "user", "assistant", "human", "x", "a"]),
+)
+anything = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(PARTS), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(FIELDS), anything, max_size=5),
+    st.sampled_from([Text, Prompt, Demonstration, Sample, Ranking, Pair, Judgement]),
+)
+def test_whatever_comes_is_read_or_refused_in_words(record: dict[str, Any], kind: type):
+    problem = None
+    try:
+        found = read(kind, record)
+    except DataError as error:
+        problem = error
+    if problem:
+        assert problem.where == "<records>:1"
+        return
+    assert json.loads(encode(found.fields))
+    if kind is Sample:
+        json.loads(encode(found.with_scores([1.0] * len(found.completions))))
+    if kind is Ranking:
+        every = [(a, b) for a in range(len(found.texts)) for b in range(len(found.texts))]
+        pairs = found.pairs(every, "g", margin=True)
+        texts = [c.turns for c in found.completions]
+        assert [read(Pair, json.loads(encode(p))).chosen for p in pairs] == [texts[a] for a, _ in every]
