@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
 import hashlib
 import json
@@ -190,6 +192,33 @@ def test_writing_flushes_to_disk_before_the_name_appears(tmp_path: Path, monkeyp
     done.clear()
     write(tmp_path / "out", force=True)
     assert done == ["fsync", "replace", "fsyncdirectory"]
+
+
+@pytest.mark.parametrize("call", ["open", "fsync", "replace"])
+def test_any_failing_call_leaves_the_old_file_or_the_new(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "out"
+    for failing in range(1, 6):
+        path.write_bytes(b"old")
+        real, count = getattr(os, call), 0
+
+        def sometimes(*args: Any, _real: Callable[..., Any] = real, _failing: int = failing) -> Any:
+            nonlocal count
+            count += 1
+            if count == _failing:
+                raise OSError(errno.EIO, "Input/output error")
+            return _real(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, sometimes)
+            with contextlib.suppress(InputOutputError):
+                write(path, force=True)
+        assert path.read_bytes() in {b"old", b"new"}
+        assert names(tmp_path) == ["out"]
+        if count < failing:
+            return
+    raise AssertionError("never got through")
 
 
 # -- full disks --------------------------------------------------------------------------------------------
