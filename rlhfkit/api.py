@@ -54,8 +54,9 @@ def load_model(
 def load_tokenizer(directory: str | os.PathLike[str]) -> Tokenizer:
     """The tokenizer of a model directory: `encode`, `decode`, `apply_chat_template`."""
     from rlhfkit.data.tokenizer import Tokenizer
+    from rlhfkit.models.hub import resolve
 
-    return Tokenizer.from_dir(directory)
+    return Tokenizer.from_dir(resolve(directory))
 
 
 def command(name: str) -> Callable[..., Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rlhfkit.data.batching import Example
@@ -17,6 +18,7 @@ class Account:
     """How many sequences were used as they are, cut, or dropped, and why."""
 
     records: int = 0
+    conversations: int = 0
     truncated: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
 
@@ -26,7 +28,12 @@ class Account:
 
     def facts(self) -> dict[str, object]:
         """The account as plain data."""
-        return {"records": self.records, "truncated": self.truncated, "dropped": dict(self.dropped)}
+        return {
+            "records": self.records,
+            "conversations": self.conversations,
+            "truncated": self.truncated,
+            "dropped": dict(self.dropped),
+        }
 
     def lines(self) -> list[str]:
         """What is worth telling a person: nothing when all records were used whole."""
@@ -70,8 +77,10 @@ def demonstration_examples(
     known = Ids()
     for record in records:
         account.records += 1
+        account.conversations += record.messages is not None or isinstance(record.prompt, list)
         known.check(record)
-        ids, mask = _demonstration(record, tokenizer)
+        with _located(record.where):
+            ids, mask = _demonstration(record, tokenizer)
         if loss_on == "all":
             mask = [True] * len(ids)
         if len(ids) > max_len:
@@ -87,6 +96,17 @@ def demonstration_examples(
             hint="raise --max-seq-len, or look at --dry-run",
         )
     return examples, account
+
+
+@contextmanager
+def _located(where: str) -> Iterator[None]:
+    """Give errors that do not know their record, such as a chat template's, its file and line."""
+    try:
+        yield
+    except DataError as error:
+        if error.where is None:
+            error.where = where
+        raise
 
 
 def _demonstration(record: Demonstration, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
@@ -132,7 +152,8 @@ def prompt_sequences(
     for record in records:
         account.records += 1
         known.check(record)
-        ids = prompt_ids(tokenizer, record.prompt)
+        with _located(record.where):
+            ids = prompt_ids(tokenizer, record.prompt)
         if len(ids) > max_len:
             account.drop(f"prompt over {max_len} tokens")
         else:

@@ -100,7 +100,8 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
             ),
             example=marked_pieces(tokenizer, examples[0]),
         )
-    return _train(config, setup, model, tokenizer, examples, held_out, total, items, max_len)
+    chat = bool(facts["conversations"])
+    return _train(config, setup, model, tokenizer, examples, held_out, total, items, max_len, chat)
 
 
 def _train(
@@ -113,6 +114,7 @@ def _train(
     total: int,
     items: int,
     max_len: int,
+    chat: bool,
 ) -> dict[str, object]:
     from rlhfkit.data.batching import Order, batches_of, step_items
     from rlhfkit.engine.lm import evaluate_lm, lm_objective
@@ -165,4 +167,6 @@ def _train(
             evaluate=evaluate if held_out else None,
         )
 
-        return run.finish(lambda path: write_model(model, path, tokenizer, optimizer.masters), figures)
+        return run.finish(
+            lambda path: write_model(model, path, tokenizer, optimizer.masters, chat=chat), figures
+        )
