@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from zlib import crc32
 
 from rlhfkit.config import FilterConfig, Inputs, option
+from rlhfkit.errors import DataError
 
 if TYPE_CHECKING:
     from rlhfkit.data.jsonl import Record, Source
@@ -31,6 +32,8 @@ EXAMPLES = (
 )
 
 GROUP = "Pairs"
+#: A ranking of more completions (half a million pairs) is taken for a mistake.
+_MOST_COMPLETIONS = 1000
 #: Pairs in one written batch at most, which bounds the memory that a ranking of hundreds needs.
 _BATCH = 1024
 
@@ -69,11 +72,13 @@ def run(inputs: Source, config: Config) -> Iterator[list[Record]]:
         batch: list[Record] = []
         for ranking in rankings:
             number += 1
+            if len(ranking.texts) > _MOST_COMPLETIONS:
+                message = f"ranking.completions: more than {_MOST_COMPLETIONS:,} to compare with one another"
+                raise DataError(message, where=ranking.where)
             left_out += ranking.unranked
             pairs, same = told_apart(untied_pairs(ranking.tiers, which), ranking.texts)
             equal += same
-            # Of a line, its end (the ranking, most often) and its length tell enough.
-            digest = crc32(ranking.row.raw[-200:], len(ranking.row.raw))
+            digest = crc32(ranking.row.raw)
             if most is not None and len(pairs) > most:
                 pairs = _drawn(pairs, most, f"{config.seed}:{digest}")
             made += len(pairs)

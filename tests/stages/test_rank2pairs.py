@@ -197,6 +197,9 @@ def test_a_ranking_of_hundreds_comes_in_small_batches():
     assert sum(map(len, batches)) == 124_750
     assert max(map(len, batches)) <= 1024
     assert len({pair["group"] for batch in batches for pair in batch}) == 1
+    record = {"prompt": "p", "completions": ["c"] * 1001, "ranking": [[0], [1]]}
+    with pytest.raises(DataError, match="more than 1,000"):
+        expand(record)
 
 
 # -- as a stream -------------------------------------------------------------------------------------------
