@@ -98,11 +98,11 @@ _rlhfkit() {
             esac
             ;;
         rank)
-            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --by --tie-margin --noise --seed --rater --batch-size --config -h --help'
+            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --by --tie-margin --noise --seed --rater --web --tty --finish --overlap --journal --port --browser --no-browser --batch-size --config -h --help'
             kind=files choices=''
             case $previous in
-                --scorer-timeout | --scorer-restarts | --batch-tokens | --judge-model | --max-requests | --concurrency | --map | --limit | --max-line-bytes | --tie-margin | --noise | --seed | --rater | --batch-size) value=none ;;
-                --judge-cache | --rejects | -o | --output | --config) value=files ;;
+                --scorer-timeout | --scorer-restarts | --batch-tokens | --judge-model | --max-requests | --concurrency | --map | --limit | --max-line-bytes | --tie-margin | --noise | --seed | --rater | --overlap | --port | --batch-size) value=none ;;
+                --judge-cache | --rejects | -o | --output | --journal | --config) value=files ;;
                 --device) value=words choices='auto cpu cuda' ;;
                 --dtype) value=words choices='auto float32 bfloat16' ;;
                 --on-bad-line) value=words choices='stop skip' ;;
