@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+#: Query rows and keys of one block of a decoding step, see `_weighted_by_blocks`.
+ROW_BLOCK, KEY_BLOCK = 4, 128
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -100,5 +103,20 @@ def _attend_plainly(
     if mask is not None:
         split = scores.view(batch, kv_heads, heads // kv_heads, length, -1)
         scores = split.masked_fill(~mask[:, :, None], -torch.inf).view_as(scores)
-    out = scores.softmax(dim=-1).to(v.dtype) @ v
+    weights = scores.softmax(dim=-1).to(v.dtype)
+    by_blocks = length == 1 and len(rows[0, 0]) >= ROW_BLOCK and v.device.type == "cpu"
+    out = _weighted_by_blocks(weights, v) if by_blocks else weights @ v
     return out.view(batch, heads, length, dim).to(q.dtype)
+
+
+def _weighted_by_blocks(weights: Tensor, v: Tensor) -> Tensor:
+    """weights (B, K, R, L) @ v (B, K, L, E), summed block by block of keys.
+
+    The CPU's product of ROW_BLOCK rows or more splits a long sum by its length: further keys of weight 0,
+    there for the sake of a longer row in the batch, would change how a row rounds (see `engine.generate`).
+    """
+    out = weights[..., :KEY_BLOCK] @ v[:, :, :KEY_BLOCK]
+    for start in range(KEY_BLOCK, v.shape[2], KEY_BLOCK):
+        end = start + KEY_BLOCK
+        out = out + weights[..., start:end] @ v[:, :, start:end]
+    return out

@@ -112,6 +112,19 @@ def test_a_completion_depends_on_neither_batch_nor_order_nor_neighbours(dtype: t
     assert [generate(model, [p], [s], PLAIN)[0] for p, s in zip(prompts, seeds, strict=True)] == whole
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nor_does_it_beside_much_longer_prompts_with_grouped_queries(dtype: torch.dtype) -> None:
+    model = lively(dataclasses.replace(CONFIG, hidden_size=64, num_heads=8, head_dim=8, max_seq_len=1024)).to(
+        dtype
+    )
+    rng = random.Random(2)
+    prompts = [[rng.randrange(5, V) for _ in range(n)] for n in (5, 180, 250, 310, 400, 700)]
+    settings = Sampling(max_new_tokens=12)
+    whole = generate(model, prompts, seeds_of(prompts), settings)
+    alone = [generate(model, [p], seeds_of([p]), settings)[0] for p in prompts]
+    assert alone == whole
+
+
 def test_seeds_and_sample_numbers_give_other_completions(model: Transformer) -> None:
     prompt = [7, 8, 9]
     seeds = [row_seed(seed, prompt, number) for seed in (0, 1) for number in range(10)]
