@@ -27,8 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	test -e demo/Makefile || $(BIN)/rlhfkit init demo
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(MAKE) -C demo
-	@cat demo/report.md
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(MAKE) -C demo -j2
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -25,7 +25,7 @@ EXAMPLES = (
 class Config(CommonConfig):
     """Settings of `init`."""
 
-    seed: int = option(1, group=RUN, minimum=0, help="Seed of the generated data.")
+    seed: int = option(1, group=RUN, minimum=0, help="Seed of the generated data, and of the runs on it.")
     scale: float = option(
         1.0, group=RUN, above=0, maximum=10, metavar="FACTOR", help="Generate this share of the usual data."
     )
@@ -51,6 +51,8 @@ def run(inputs: Sequence[str], config: Config) -> dict[str, object]:
             name = ".gitignore" if file.name == "gitignore" else file.name
             shutil.copyfile(file, directory / name)
         shutil.copyfile(world / "gold.py", directory / "gold.py")
+        makefile = directory / "Makefile"
+        makefile.write_text(makefile.read_text().replace("SEED ?= 1\n", f"SEED ?= {config.seed}\n"))
         counts = people.write_data(directory / "data", seed=config.seed, scale=config.scale)
     context.note(f"wrote {inputs[0]}; run `make -C {inputs[0]} -j2`, about ten minutes on two cores")
     return {

@@ -116,7 +116,7 @@ def _chat(rng: Random, question: str, pool: Pool) -> str:
 
 
 #: exchanges in the few-shot prefix of the prompted baseline
-SHOTS = 4
+SHOTS = 3
 
 
 def few_shot(rng: Random) -> str:
