@@ -456,7 +456,7 @@ complete -c rlhfkit -n '__fish_seen_subcommand_from inspect' -l config -r -F -d 
 complete -c rlhfkit -n '__fish_seen_subcommand_from init' -F
 complete -c rlhfkit -n '__fish_seen_subcommand_from init' -s q -l quiet -d 'Say nothing but errors on standard error'
 complete -c rlhfkit -n '__fish_seen_subcommand_from init' -l debug -d 'Show the traceback of an error'
-complete -c rlhfkit -n '__fish_seen_subcommand_from init' -l seed -x -d 'Seed of the generated data'
+complete -c rlhfkit -n '__fish_seen_subcommand_from init' -l seed -x -d 'Seed of the generated data, and of the runs on it'
 complete -c rlhfkit -n '__fish_seen_subcommand_from init' -l scale -x -d 'Generate this share of the usual data'
 complete -c rlhfkit -n '__fish_seen_subcommand_from init' -l force -d 'Replace an existing directory'
 complete -c rlhfkit -n '__fish_seen_subcommand_from init' -l config -r -F -d 'Read settings from this TOML file: a table per command, [sft] lr = 1e-5'

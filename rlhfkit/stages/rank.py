@@ -1,13 +1,19 @@
-"""Rank the completions of every prompt, by a scorer.
+"""Rank the completions of every prompt, by a scorer or by people.
 
 Reads samples, `{"prompt", "completions": [...]}` with at least two completions, and adds `ranking`: tiers of
-indices, best first, completions of one tier tied. Every completion gets the `score` it was ranked by, and
-`rater` says who ranked. Other fields pass through.
+indices, best first, completions of one tier tied. `rater` says who ranked. Other fields pass through.
 
-Equal scores tie, scores within --tie-margin of the best of a tier too, and completions with the same text
-always. With --noise TAU the scorer plays a labeller who errs: scores get Gumbel noise of scale TAU, so that a
-is put before b with probability 1 / (1 + exp((score_b - score_a) / TAU)) (Plackett-Luce). The same seed gives
-every record the same noise, wherever it stands.
+People (--web: a page in the browser of this machine; --tty: this terminal) see 2 to 9 completions of a
+prompt, anonymous and shuffled. Every decision is on the disk before the next item shows, in FILE.journal
+beside the output or where --journal says; stopping loses nothing and the same command continues. The output
+is written when the person has finished, and holds `seconds`, `shown_order`, `flags`, `ratings` and `note` as
+well.
+
+A scorer (--by) gives every completion the `score` that it is ranked by. Equal scores tie, scores within
+--tie-margin of the best of a tier too, and completions with the same text always. With --noise TAU the scorer
+plays a labeller who errs: scores get Gumbel noise of scale TAU, so that a is put before b with probability
+1 / (1 + exp((score_b - score_a) / TAU)) (Plackett-Luce). The same seed gives every record the same noise,
+wherever it stands.
 """
 
 from __future__ import annotations
@@ -31,10 +37,12 @@ INPUTS = Inputs("SAMPLES", "Samples to rank: JSONL files, `-` or nothing for sta
 OUTPUT = "records"
 EXAMPLES = (
     "rlhfkit rank samples.jsonl --by rm -o rankings.jsonl",
+    "rlhfkit rank samples.jsonl --web --rater ann -o ann.jsonl",
     "rlhfkit rank samples.jsonl --by 'cmd:python gold.py' --noise 0.6 --seed 1 | rlhfkit rank2pairs",
 )
 
 RANKING = "Ranking"
+PEOPLE = "People"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +64,50 @@ class Config(FilterConfig, ScorerConfig):
         metavar="TAU",
         help="Scale of the Gumbel noise added to scores (0: none).",
     )
-    seed: int = option(1337, group=RANKING, minimum=0, maximum=2**63 - 1, help="Seed of the noise.")
-    rater: str | None = option(
-        None, group=RANKING, metavar="NAME", help="What to call the ranker in `rater` (default: the scorer)."
+    seed: int = option(
+        1337,
+        group=RANKING,
+        minimum=0,
+        maximum=2**63 - 1,
+        help="Seed of the noise, or of the order in which people see completions.",
     )
+    rater: str | None = option(
+        None,
+        group=RANKING,
+        metavar="NAME",
+        help="Who ranks, for `rater` (default: the scorer; the login name of a person).",
+    )
+    web: bool = option(False, group=PEOPLE, help="Rank on a page in a browser of this machine.")
+    tty: bool = option(False, group=PEOPLE, help="Rank on this terminal, also while samples are piped in.")
+    finish: bool = option(
+        False,
+        group=PEOPLE,
+        help="Ask nothing; write the decisions made so far (of --rater, or of everybody).",
+    )
+    overlap: int | None = option(
+        None,
+        group=PEOPLE,
+        minimum=0,
+        metavar="N",
+        help="Raters who share a journal all rank N of the items and one each of the rest (default: all).",
+    )
+    journal: str | None = option(
+        None,
+        group=PEOPLE,
+        metavar="FILE",
+        shapes_result=False,
+        help="Where decisions are kept, line by line (default: OUTPUT.journal).",
+    )
+    port: int = option(
+        0,
+        group=PEOPLE,
+        minimum=0,
+        maximum=65535,
+        metavar="PORT",
+        shapes_result=False,
+        help="Port of the page on 127.0.0.1 (0: any free one).",
+    )
+    browser: bool = option(True, group=PEOPLE, shapes_result=False, help="Open the page in a browser.")
     batch_size: int = option(
         64, group=OUTPUT_GROUP, minimum=1, metavar="RECORDS", help="Records ranked and written together."
     )
@@ -67,16 +115,38 @@ class Config(FilterConfig, ScorerConfig):
 
 def run(inputs: Source, config: Config) -> Iterator[list[Record]]:
     """Yield the records with their rankings, a batch at a time and in order."""
+    _check(config)
+    if config.by is None:
+        from rlhfkit.stages._people import rank_by_people
+
+        return rank_by_people(inputs, config)
+    return _rank_by_scorer(inputs, config.by, config)
+
+
+def _check(config: Config) -> None:
+    """Refuse settings that do not say who ranks, or belong to somebody else."""
+    asked = config.by is not None, config.web, config.tty, config.finish
+    ways = dict(zip(("--by", "--web", "--tty", "--finish"), asked, strict=True))
+    chosen = [flag for flag, given in ways.items() if given]
+    if not chosen:
+        raise UsageError("how to rank?", where="--by", hint=f"--web or --tty: people. --by: {SCORER_HELP}")
+    if len(chosen) > 1:
+        raise UsageError(f"{' and '.join(chosen)} exclude each other", where=chosen[1])
+    if config.by is None and (config.noise or config.tie_margin):
+        raise UsageError("people bring their own noise and ties", where="--noise, --tie-margin")
+    if config.web and config.quiet and not config.browser:
+        raise UsageError("nobody would learn the address", where="--no-browser", hint="leave out --quiet")
+
+
+def _rank_by_scorer(inputs: Source, by: str, config: Config) -> Iterator[list[Record]]:
     from rlhfkit.data.records import Sample, read_records
     from rlhfkit.scorers import open_scorer
 
-    if config.by is None:
-        raise UsageError("how to rank?", where="--by", hint=f"--by SCORER: {SCORER_HELP}")
     reader = read_records(inputs, Sample, config)
     progress = reporter().progress("rank", None, "records")
     count = _Count()
     try:
-        with open_scorer(config.by, config) as scorer:
+        with open_scorer(by, config) as scorer:
             for batch in reader.batches(config.batch_size):
                 good, error = _rankable(batch, count, skip=config.on_bad_line == "skip")
                 records = _rank(good, scorer, config, count)

@@ -1,0 +1,1 @@
+"""The ranking page: a small server for one person on this machine."""
