@@ -2,7 +2,7 @@
 _rlhfkit() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} line
     local flags='' kind=none choices='' value=''
-    local commands='train-tokenizer tokenize pretrain sft sample score rank rank2pairs agreement train-rm ppo best-of eval-winrate plot inspect init completion'
+    local commands='train-tokenizer tokenize pretrain sft sample score rank exchange rank2pairs agreement train-rm ppo best-of eval-winrate plot inspect init completion'
     COMPREPLY=()
     # bash cuts --flag=value into three words
     if [[ $current == '=' ]]; then
@@ -110,8 +110,19 @@ _rlhfkit() {
                 --by) value=directories ;;
             esac
             ;;
+        exchange)
+            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --from-format --from --to-format --to --config -h --help'
+            kind=files choices=''
+            case $previous in
+                --map | --limit | --max-line-bytes) value=none ;;
+                --on-bad-line) value=words choices='stop skip' ;;
+                --rejects | -o | --output | --config) value=files ;;
+                --rank-order) value=words choices='order ranks' ;;
+                --from-format | --from | --to-format | --to) value=words choices='label-studio argilla' ;;
+            esac
+            ;;
         rank2pairs)
-            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --pairs --max-pairs --margin --seed --config -h --help'
+            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --pairs --max-pairs --from-format --from --margin --seed --config -h --help'
             kind=files choices=''
             case $previous in
                 --map | --limit | --max-line-bytes | --max-pairs | --seed) value=none ;;
@@ -119,6 +130,7 @@ _rlhfkit() {
                 --rejects | -o | --output | --config) value=files ;;
                 --rank-order) value=words choices='order ranks' ;;
                 --pairs) value=words choices='all adjacent best-worst' ;;
+                --from-format | --from) value=words choices='label-studio argilla' ;;
             esac
             ;;
         agreement)

@@ -19,7 +19,7 @@ PACKAGE = "rlhfkit.stages"
 #: The order of the pipeline, for help and the reference. A command not named here goes under `OTHER`.
 SECTIONS = (
     ("From text to a model", ("train-tokenizer", "tokenize", "pretrain", "sft")),
-    ("Preferences", ("sample", "score", "rank", "rank2pairs", "agreement", "train-rm")),
+    ("Preferences", ("sample", "score", "rank", "exchange", "rank2pairs", "agreement", "train-rm")),
     ("Policy", ("ppo", "best-of")),
     ("Results", ("eval-winrate", "plot")),
     ("Files and projects", ("inspect", "init", "completion")),

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from zlib import crc32
 
-from rlhfkit.config import FilterConfig, Inputs, option
+from rlhfkit.config import INPUT, FilterConfig, Inputs, option
 from rlhfkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ class Config(FilterConfig):
         metavar="N",
         help="Keep N pairs of a ranking that has more, drawn without regard to rank (default: keep all).",
     )
+    from_format: Literal["label-studio", "argilla"] | None = option(
+        None, group=INPUT, names=("--from",), help="Read an export of this program; see `exchange`."
+    )
     margin: bool = option(
         False, group=GROUP, help="Add `margin`: the difference of the two scores, where both are known."
     )
@@ -66,6 +69,10 @@ def run(inputs: Source, config: Config) -> Iterator[list[Record]]:
     from rlhfkit.data.records import Ranking, read_records
     from rlhfkit.data.tiers import told_apart, untied_pairs
 
+    if config.from_format is not None:
+        from rlhfkit.data.exchange import imported
+
+        inputs = imported(inputs, config.from_format)
     which, most, margin = config.pairs, config.max_pairs, config.margin
     left_out = equal = made = number = 0
     for rankings in read_records(inputs, Ranking, config).batches():
