@@ -165,6 +165,14 @@ class Tokenizer:
         assert all(0 <= i < self._id_limit for i in ids), "token id outside the vocabulary"
         return self._coder.decode(ids, skip_special=skip_special)
 
+    def decode_continuation(self, ids: Sequence[int]) -> str:
+        """Text of ids that follow other text: some tokenizers take a space off the start of what they decode."""
+        return self.decode([*self._anchor, *ids])[1:]
+
+    @cached_property
+    def _anchor(self) -> list[int]:
+        return self.encode("a")
+
     # -- chats ---------------------------------------------------------------------------------------------
 
     def apply_chat_template(self, messages: Sequence[AnyMessage], add_generation_prompt: bool = False) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlhfkit.data.batching import Order
 from rlhfkit.data.examples import PromptSet
+from rlhfkit.data.shapes import Message
 from rlhfkit.data.tokenizer import Tokenizer
 from rlhfkit.engine.actors import Actors, EpisodeScorer
 from rlhfkit.engine.diagnosis import Watch
@@ -147,10 +148,16 @@ class Iteration:
                 prompt_ids=data.sequences[i],
                 response_ids=list(out.ids),
                 ended=out.finish_reason == "stop",
-                text=self.tokenizer.decode(out.ids),
+                text=self._text(data.records[i].prompt, out.ids),
             )
             for n, i, out in zip(numbers, picks, outputs, strict=True)
         ]
+
+    def _text(self, prompt: str | list[Message], ids: list[int]) -> str:
+        """What an answer says, special tokens left out."""
+        return (
+            self.tokenizer.decode_continuation(ids) if isinstance(prompt, str) else self.tokenizer.decode(ids)
+        )
 
     def _plan(self, episodes: Sequence[Episode], index: int, epoch: int) -> list[list[list[Episode]]]:
         """Minibatches of micro-batches of this process's episodes."""

@@ -228,7 +228,6 @@ class _Sampler:
             top_p=config.top_p,
             eos_ids=tokenizer.eos_ids,
         )
-        self.anchor = tokenizer.encode("a")
         self.tokens = 0
 
     def complete(self, prompts: list[tuple[Prompt, list[int]]]) -> list[Record]:
@@ -271,8 +270,7 @@ class _Sampler:
             ids = ids[:-1]
         if chat:
             return self.tokenizer.decode(ids)
-        # Behind other text: some tokenizers take a space off the beginning of what they decode.
-        return self.tokenizer.decode([*self.anchor, *ids])[1:]
+        return self.tokenizer.decode_continuation(ids)
 
     def _ends(self, ids: list[int]) -> bool:
         tail = self._text(ids[-self.reach :], chat=False)
