@@ -166,7 +166,7 @@ class Tokenizer:
         return self._coder.decode(ids, skip_special=skip_special)
 
     def decode_continuation(self, ids: Sequence[int]) -> str:
-        """Text of ids that follow other text: some tokenizers take a space off the start of what they decode."""
+        """Text of ids that follow other text: some tokenizers take a space off the start of a text."""
         return self.decode([*self._anchor, *ids])[1:]
 
     @cached_property
