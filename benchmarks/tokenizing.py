@@ -1,4 +1,4 @@
-"""Throughput of tokenize: `python benchmarks/tokenize.py FILE.jsonl [--vocab-size N] [--repeat K]`.
+"""Throughput of tokenize: `python benchmarks/tokenizing.py FILE.jsonl [--vocab-size N] [--repeat K]`.
 
 Trains a tokenizer on the file's `text` fields, then encodes them K times each with `rlhfkit tokenize` and
 with the batch encoding of the tokenizers library on the same cores, one after the other. Prints one JSON line
