@@ -145,7 +145,7 @@ def _fitting(element: Comparison, max_len: int, account: Account) -> Comparison:
     keep = [i for i, ids in enumerate(element.sequences) if len(ids) <= max_len]
     used = sorted({i for pair in element.pairs for i in pair} & set(keep))
     dropped = len(element.sequences) - len(keep)
-    account.truncated += dropped
+    account.left_out += dropped
     place = {old: new for new, old in enumerate(used)}
     kept = [
         (pair, margin)

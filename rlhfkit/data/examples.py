@@ -20,6 +20,7 @@ class Account:
     records: int = 0
     conversations: int = 0
     truncated: int = 0
+    left_out: int = 0  # completions that did not fit
     dropped: dict[str, int] = field(default_factory=dict)
 
     def drop(self, reason: str) -> None:
@@ -32,6 +33,7 @@ class Account:
             "records": self.records,
             "conversations": self.conversations,
             "truncated": self.truncated,
+            "left_out": self.left_out,
             "dropped": dict(self.dropped),
         }
 
@@ -42,6 +44,8 @@ class Account:
         ]
         if self.truncated:
             out.append(f"{self.truncated} of {self.records} records cut to fit --max-seq-len")
+        if self.left_out:
+            out.append(f"{self.left_out} completions left out: with their prompts they exceed --max-seq-len")
         return out
 
 

@@ -165,7 +165,7 @@ def test_completions_that_do_not_fit_take_no_part(tiny: Tiny, tmp_path: Path) ->
     long = " red" * 40
     records = [{"prompt": "one ->", "completions": [" a", long, " b"], "ranking": [[0], [1], [2]]}]
     facts = train(tiny, records, tmp_path / "x", max_seq_len=16, dry_run=True)
-    assert (facts["comparisons"], facts["pairs"], facts["sequences"], facts["truncated"]) == (1, 1, 2, 1)
+    assert (facts["comparisons"], facts["pairs"], facts["sequences"], facts["left_out"]) == (1, 1, 2, 1)
     with pytest.raises(DataError, match="fits 16 tokens") as caught:
         train(tiny, [{"prompt": "one ->", "chosen": " a", "rejected": long}], tmp_path / "y", max_seq_len=16)
     assert caught.value.exit_code == 65
