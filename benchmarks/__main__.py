@@ -74,8 +74,9 @@ def main() -> None:
         "# Benchmarks",
         "",
         f"Measured by `{command}` on {time.strftime('%Y-%m-%d')}: {processor()}, "
-        f"Python {platform.python_version()}, {libraries}. Read ratios rather than rates: peers run in turn with rlhfkit on the same machine, which "
-        "may have been busy with other work. CPU seconds suffer less from that than wall time.",
+        f"Python {platform.python_version()}, {libraries}. Read ratios rather than rates: peers run in turn "
+        "with rlhfkit on the same machine, which may have been busy with other work. CPU seconds suffer less "
+        "from that than wall time.",
         "",
         "The GPU benchmark is `python -m benchmarks.gpu`; it has not been run on a GPU yet.",
     ]

@@ -55,7 +55,9 @@ def test_imports_go_down(path: Path) -> None:
         if name.startswith("rlhfkit.") and package in MAY_IMPORT:
             target = name.split(".")[1]
             is_version = name.startswith("rlhfkit.__")
-            assert target == package or target in MAY_IMPORT[package] or is_version, f"{relative} imports {name}"
+            assert target == package or target in MAY_IMPORT[package] or is_version, (
+                f"{relative} imports {name}"
+            )
         elif name.startswith("rlhfkit.") and package in GROUND:
             assert name.split(".")[1] in GROUND, f"{relative} imports {name}"
         for library, homes in BELONGS_TO.items():
