@@ -196,7 +196,7 @@ def test_a_ranking_of_hundreds_comes_in_small_batches():
     batches = list(rank2pairs.run([record], Config()))
     assert sum(map(len, batches)) == 124_750
     assert max(map(len, batches)) <= 1024
-    assert len({pair["group"] for batch in batches for pair in batch}) == 1
+    assert len({bytes(pair["group"]) for batch in batches for pair in batch}) == 1
     record = {"prompt": "p", "completions": ["c"] * 1001, "ranking": [[0], [1]]}
     with pytest.raises(DataError, match="more than 1,000"):
         expand(record)

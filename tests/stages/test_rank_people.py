@@ -110,6 +110,7 @@ def test_raters_share_a_journal(rank):
         ({"tty": True, "by": "rm:x"}, "exclude each other"),
         ({"tty": True}, "outlives a crash"),
         ({"tty": True, "output": "-"}, "outlives a crash"),
+        ({"tty": True, "output": "x.jsonl", "journal": "./x.jsonl"}, "two files"),
         ({"tty": True, "noise": 1.0}, "own noise"),
         ({"web": True, "quiet": True, "browser": False}, "nobody would learn"),
         ({"finish": True, "journal": "/nowhere/at/all"}, "no decisions are kept"),

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from rlhfkit.errors import CannotCreate, InputOutputError
+from rlhfkit.errors import CannotCreate, DataError, InputOutputError
 from rlhfkit.ui.journal import Journal
 from rlhfkit.ui.ranking_session import CLAIM_SECONDS, Answer, Conflict, Item, Refused, Session, decisions
 
@@ -209,6 +209,16 @@ def test_a_full_disk_is_said_and_loses_nothing(open_session, monkeypatch):
 def test_a_journal_that_cannot_be_made(tmp_path):
     with pytest.raises(CannotCreate):
         Journal(tmp_path / "no" / "j")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"prompt": "p", "completions": ["a"]}', "\x7fELF\n", '{"decision": "only"}\n']
+)
+def test_other_files_are_left_alone(tmp_path, text):
+    (tmp_path / "samples.jsonl").write_text(text + "\n")
+    with pytest.raises(DataError, match="no journal"):
+        Journal(tmp_path / "samples.jsonl")
+    assert (tmp_path / "samples.jsonl").read_text() == text + "\n"
 
 
 def test_threads_do_not_tear_lines(open_session):
