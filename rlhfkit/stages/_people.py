@@ -53,6 +53,8 @@ def rank_by_people(inputs: Source, config: Config) -> Iterator[list[Record]]:
 
 def _journal_path(config: Config) -> str:
     if config.journal is not None:
+        if config.output is not None and os.path.realpath(config.journal) == os.path.realpath(config.output):
+            raise UsageError("the journal and the output are two files", where="--journal")
         return config.journal
     if config.output in (None, "-"):
         raise UsageError(

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rlhfkit.errors import CannotCreate, InputOutputError
+from rlhfkit.errors import CannotCreate, DataError, InputOutputError
 from rlhfkit.files import fsync_directory
 
 Line = dict[str, Any]
@@ -25,7 +25,7 @@ class Journal:
     """`entries` as they stood at the last look. Use `locked()` to look, decide and append as one step."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open or create. Raises CannotCreate (73)."""
+        """Open or create. Raises CannotCreate (73), DataError (65) for a file that is something else."""
         self.path = Path(path)
         self.entries: list[Line] = []
         self.torn = 0  # lines that are no JSON objects
@@ -37,6 +37,8 @@ class Journal:
             raise CannotCreate(f"cannot open: {_reason(error)}", where=str(path)) from error
         fsync_directory(self.path.parent)
         with self.locked(), self._io_errors():
+            if any(not _ours(entry) for entry in self.entries) or (self.torn and not self.entries):
+                raise DataError("is no journal of decisions", where=str(path), hint="--journal names another")
             self._close_torn_line()
 
     @contextmanager
@@ -102,6 +104,16 @@ class Journal:
                 self.entries.append(entry)
             elif raw.strip():
                 self.torn += 1
+
+
+_DECISION = {"decision", "supersedes", "item", "rater", "time", "seconds", "shown_order", "ranking"}
+_DECISION |= {"flags", "ratings", "note"}
+_CLAIM = {"claim", "rater", "until"}
+
+
+def _ours(entry: Line) -> bool:
+    """Whether `ranking_session` can have written a line: a file of other data is left alone."""
+    return entry.keys() >= _DECISION or entry.keys() >= _CLAIM
 
 
 def _reason(error: OSError) -> str:
