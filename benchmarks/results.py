@@ -148,8 +148,10 @@ def kl_sweep(out: Path) -> Result:
     """The KL coefficient against the gold win rate, 50 iterations each."""
     place = project(out, 1)
     rows = []
-    for coef in ("0", "0.05", "0.2", "0.5", "2"):
-        run = place.ppo(f"run/more/kl-{coef}", "--steps", 50, "--kl-coef", coef)
+    for coef in ("0", "0.05", "0.2", "0.3", "0.5"):
+        run = "run/ppo"  # the demo's own is the one with 0.3
+        if coef != "0.3":
+            run = place.ppo(f"run/more/kl-{coef}", "--steps", 50, "--kl-coef", coef)
         proxy = place.rows(f"{run}/metrics.jsonl")[-1]["objective/scorer"]
         rows.append({"kl_coef": float(coef), "kl": final_kl(place, run), "proxy": proxy, **place.duel(run)})
     return {"seed": 1, "iterations": 50, "rows": rows}
@@ -187,7 +189,7 @@ def rm_ladder(out: Path) -> Result:
     ranked = place.make(f"{base}/rankings.jsonl", "rank", f"{base}/samples.jsonl", *labels)
     lines = ranked.read_text().splitlines(keepends=True)
     rows = []
-    for size in (500, 2500, 10_000):
+    for size in (20, 100, 500, 2500, 10_000):
         (ladder / f"{size}.jsonl").write_text("".join(lines[:size]))
         train = ("-m", "run/sft", "--epochs", 1, "--batch-size", 8, "--lr", 1e-3, "--seed", 1)
         evaluate = ("--eval", "run/valid.jsonl")
@@ -205,7 +207,7 @@ def ptx(out: Path) -> Result:
     shard = "run/more/new-text.safetensors"
     place.make(shard, "tokenize", "../new-text/data/pretrain.jsonl", "--tokenizer", "run/tok")
     mix = ("--ptx", "run/corpus.safetensors", "--ptx-coef", 1, "--ptx-batch-size", 16)
-    models = {"base": "run/small", "SFT": "run/sft", "PPO": place.ppo("run/more/plain", *DEMO)}
+    models = {"base": "run/small", "SFT": "run/sft", "PPO": "run/ppo"}
     models["PPO-ptx"] = place.ppo("run/more/ptx", *DEMO, *mix)
     rows = []
     for name, model in models.items():
@@ -273,12 +275,12 @@ def arithmetic(out: Path) -> Result:
     place.make("tok", "train-tokenizer", "pretrain.jsonl", "--vocab-size", 320)
     place.make("corpus.safetensors", "tokenize", "pretrain.jsonl", "--tokenizer", "tok")
     shape = shlex.split("--layers 3 --hidden 64 --heads 4 --context 96 --tie-embeddings")
-    train = ("--batch-size", 32, "--steps", 1500, "--lr", 5e-3, "--seed", 1)
+    train = ("--batch-size", 32, "--steps", 800, "--lr", 5e-3, "--seed", 1)
     place.make("base", "pretrain", "corpus.safetensors", "--tokenizer", "tok", *shape, *train)
     tune = ("--epochs", 1, "--batch-size", 32, "--lr", 2e-3, "--seed", 1)
     place.make("sft", "sft", "sft.jsonl", "-m", "base", *tune)
     steps = shlex.split(
-        "--steps 120 --batch-size 256 --minibatches 4 --lr 3e-4 --value-lr 1e-3 --warmup 5"
+        "--steps 60 --batch-size 256 --minibatches 4 --lr 4e-4 --value-lr 1e-3 --warmup 5"
         " --ema-decay 0.95 --max-new-tokens 32 --kl-coef 0.01 --seed 1"
     )
     place.make("ppo", "ppo", "ppo.jsonl", "-m", "sft", "-r", verify, *steps)
