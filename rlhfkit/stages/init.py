@@ -36,6 +36,7 @@ class Config(CommonConfig):
 
 def run(inputs: Sequence[str], config: Config) -> dict[str, object]:
     """Write the repository; returns what was written."""
+    import shlex
     import shutil
     import time
     from pathlib import Path
@@ -47,14 +48,16 @@ def run(inputs: Sequence[str], config: Config) -> dict[str, object]:
     start = time.monotonic()
     world = Path(people.__file__).parent
     with atomic_directory(inputs[0], force=config.force) as directory:
-        for file in sorted((world / "files").iterdir()):
+        for file in sorted(path for path in (world / "files").iterdir() if path.is_file()):
+            # (pip leaves a __pycache__ there)
             name = ".gitignore" if file.name == "gitignore" else file.name
             shutil.copyfile(file, directory / name)
         shutil.copyfile(world / "gold.py", directory / "gold.py")
         makefile = directory / "Makefile"
         makefile.write_text(makefile.read_text().replace("SEED ?= 1\n", f"SEED ?= {config.seed}\n"))
         counts = people.write_data(directory / "data", seed=config.seed, scale=config.scale)
-    context.note(f"wrote {inputs[0]}; run `make -C {inputs[0]} -j2`, about ten minutes on two cores")
+    where = shlex.quote(str(inputs[0]))
+    context.note(f"wrote {inputs[0]}; run `make -C {where} -j2`, about ten minutes on two cores")
     return {
         "output": inputs[0],
         "seed": config.seed,

@@ -126,6 +126,37 @@ def test_an_existing_directory_is_refused_without_force(tmp_path: Path) -> None:
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "precious"
 
 
+def real_make(directory: Path, *arguments: str) -> str:
+    """Run make with the real commands; what it said."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["make", *arguments],
+        cwd=directory,
+        env={**os.environ, "PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=1700,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_quick_run_of_the_real_commands(tmp_path: Path) -> None:
+    directory = tmp_path / "a project"
+    init.run([str(directory)], init.Config(scale=0.01))
+    real_make(directory, "QUICK=1")
+    report = (directory / "report.md").read_text()
+    assert "| PPO |" in report
+    assert "times as many" in report
+    for picture in ("winrate.png", "curves.png"):
+        assert (directory / picture).read_bytes().startswith(b"\x89PNG")
+    assert "rlhfkit" not in real_make(directory, "QUICK=1"), "nothing is out of date"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.timeout(1800)
@@ -133,14 +164,7 @@ def test_the_whole_method_orders_the_models(tmp_path: Path, seed: int) -> None:
     """GPT < prompted < SFT < PPO with 95% intervals apart, and small PPO above the big pretrained model."""
     directory = tmp_path / "demo"
     init.run([str(directory)], init.Config(seed=seed))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(
-        ["make", "-j2"],
-        cwd=directory,
-        env={**os.environ, "PATH": path},
-        check=True,
-        timeout=1700,
-    )
+    real_make(directory, "-j2")
     models = json.loads((directory / "run" / "winrate.json").read_text())["models"]
     order = [models[name] for name in ("small", "small-prompted", "sft", "ppo")]
     for worse, better in pairwise(order):
