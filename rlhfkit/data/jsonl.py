@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar, overload
 
 import msgspec
 
@@ -209,7 +209,7 @@ class Reader(Generic[T]):
         """The items of a block up to the first bad row for which `on_bad` is False, and its error."""
         items: list[T] = []
         source, renames, limit = block.source, self._renames, self._reading.max_line_bytes
-        parse = self._parser.parse
+        parse, plain = self._parser.parse, block.plain
         room = None if self._reading.limit is None else self._reading.limit - self.count
         for index, raw in enumerate(block.lines):
             if not raw or raw.isspace():
@@ -221,7 +221,8 @@ class Reader(Generic[T]):
                 if block.too_long or len(raw) > limit:
                     raise Malformed(f"line longer than {limit:,} bytes", hint="--max-line-bytes allows more")
                 text = raw.removesuffix(b"\r") if block.crlf else raw
-                row = Row(source, block.line + index, raw, *parse(text, plain=block.plain))
+                fields, parts = parse(text, plain)
+                row = Row(source, block.line + index, raw, fields, parts)
                 for rename in renames:
                     if row.map(*rename):
                         self._unused.discard(rename)
@@ -374,8 +375,34 @@ def encode(record: Mapping[str, object]) -> bytes:
     return _encoder.encode(plain)
 
 
+class Lines(Sequence[Record]):
+    """Records that are JSON lines already. They are decoded only if somebody looks at them."""
+
+    def __init__(self, text: bytes, count: int) -> None:
+        self.text = text
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self[:])
+
+    @overload
+    def __getitem__(self, place: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Record]: ...
+
+    def __getitem__(self, place: int | slice) -> Record | list[Record]:
+        lines = self.text.split(b"\n")[:-1][place]
+        return _decode_fields(lines) if isinstance(lines, bytes) else list(map(_decode_fields, lines))  # type: ignore[arg-type, return-value]
+
+
 def encode_lines(batch: Sequence[Record]) -> bytes:
     """Records as JSON lines, each with its LF. Raises ValueError for NaN and Infinity."""
+    if isinstance(batch, Lines):
+        return batch.text
     if not _PLAIN.issuperset(map(type, chain.from_iterable(map(dict.values, batch)))):
         for record in batch:
             _refuse_nonfinite(record)
@@ -399,4 +426,4 @@ def _refuse_nonfinite(value: dict[str, Any] | list[Any] | tuple[Any, ...]) -> No
 _PLAIN = frozenset({str, int, bool, type(None), msgspec.Raw})
 
 
-__all__ = ["STDIN", "Reader", "Record", "Row", "Source", "encode", "encode_lines", "read_rows"]
+__all__ = ["STDIN", "Lines", "Reader", "Record", "Row", "Source", "encode", "encode_lines", "read_rows"]

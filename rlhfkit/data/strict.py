@@ -75,10 +75,10 @@ class Parser:
     """Parses lines; lines with the same keys as the one before go fastest."""
 
     def __init__(self) -> None:
-        self._keys: tuple[str, ...] = ()
-        self._form = self._other_form = b"{}"
+        self._count = 0
+        self._form = b"{}"  # how the line before was written, with a %b for each value
 
-    def parse(self, line: bytes, *, plain: bool) -> tuple[Fields, Parts]:
+    def parse(self, line: bytes, plain: bool) -> tuple[Fields, Parts]:
         """The fields of the object on a line. `plain` says that `is_plain(line)`. Raises Malformed.
 
         Escaped characters come written out where JSON allows it.
@@ -89,13 +89,13 @@ class Parser:
                 line = _unescaped(line)
                 line.decode()
             fields = _decode_fields(line)
-            raws = (*fields.values(),)
-            if (*fields,) != self._keys:
-                self._keys = (*fields,)
-                self._form, self._other_form = _forms(fields)
-            if self._form % raws != line:
-                self._form, self._other_form = self._other_form, self._form
-                if self._form % raws != line:
+            raws = tuple(fields.values())
+            if len(raws) != self._count or self._form % raws != line:
+                self._count = len(raws)
+                for self._form in _forms(fields):
+                    if self._form % raws == line:
+                        break
+                else:
                     return _parse_slowly(line)
             parts = {}
             for name, raw in fields.items():
@@ -120,8 +120,8 @@ def _checked(raw: Raw, text: bytes) -> Any:
     """The value of a field that is not a string; of a list of strings, the strings undecoded."""
     if text[1:2] == b'"' and text[0] == _BRACKET:
         items = _decode_items(raw)
-        for item in items:
-            if bytes(item)[0] != _QUOTE:
+        for item in map(bytes, items):
+            if item[0] != _QUOTE:
                 break
         else:
             return items

@@ -26,6 +26,10 @@ def tiers_field(
 
     Raises DataError when there is none, one is bad, or two of them disagree.
     """
+    tiers = row.parts.get("ranking")
+    alone = completions is None and "ranks" not in row.fields
+    if alone and type(tiers) is list and tiers and type(tiers[0]) is list:  # the usual case, without detours
+        return _from_ranking(row, f"{kind}.ranking", tiers, count, rank_order)
     ranking, ranks = row.value("ranking"), row.value("ranks")
     scores = all_scores(completions) if completions else {}
     sources: dict[str, Tiers] = {}

@@ -13,7 +13,7 @@ standard error.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from zlib import crc32
@@ -63,9 +63,10 @@ class Config(FilterConfig):
     seed: int = option(1337, group=GROUP, minimum=0, maximum=2**63 - 1, help="Seed of --max-pairs.")
 
 
-def run(inputs: Source, config: Config) -> Iterator[list[Record]]:
+def run(inputs: Source, config: Config) -> Iterator[Sequence[Record]]:
     """Yield the pairs of every ranking in input order, best against next best first."""
     from rlhfkit import context
+    from rlhfkit.data.jsonl import Lines
     from rlhfkit.data.records import Ranking, read_records
     from rlhfkit.data.tiers import told_apart, untied_pairs
 
@@ -76,7 +77,8 @@ def run(inputs: Source, config: Config) -> Iterator[list[Record]]:
     which, most, margin = config.pairs, config.max_pairs, config.margin
     left_out = equal = made = number = 0
     for rankings in read_records(inputs, Ranking, config).batches():
-        batch: list[Record] = []
+        pieces: list[bytes] = []
+        held = 0
         for ranking in rankings:
             number += 1
             if len(ranking.texts) > _MOST_COMPLETIONS:
@@ -85,20 +87,23 @@ def run(inputs: Source, config: Config) -> Iterator[list[Record]]:
             left_out += ranking.unranked
             pairs, same = told_apart(untied_pairs(ranking.tiers, which), ranking.texts)
             equal += same
-            digest = crc32(ranking.row.raw)
+            # Of a line its beginning (id, prompt) and its end (ranking, rater) tell enough.
+            raw = ranking.row.raw
+            digest = crc32(raw[-200:], crc32(raw[:200]))
             if most is not None and len(pairs) > most:
                 pairs = _drawn(pairs, most, f"{config.seed}:{digest}")
             made += len(pairs)
             # Its place makes the name unique; its content keeps files apart that are joined later.
             group = f"{number}-{digest:08x}"
             while pairs:
-                batch += ranking.pairs(pairs[:_BATCH], group, margin=margin)
+                pieces += ranking.pairs(pairs[:_BATCH], group, margin=margin)
+                held += len(pairs[:_BATCH])
                 pairs = pairs[_BATCH:]
-                if len(batch) >= _BATCH:
-                    yield batch
-                    batch = []
-        if batch:
-            yield batch
+                if held >= _BATCH:
+                    yield Lines(b"".join(pieces), held)
+                    pieces, held = [], 0
+        if held:
+            yield Lines(b"".join(pieces), held)
     if left_out:
         context.note(f"{left_out} completions left out of their rankings made no pairs")
     if equal:

@@ -70,7 +70,7 @@ def oracle(line: bytes) -> dict[str, Any] | None:
 def parsed(line: bytes, parser: Parser | None = None) -> dict[str, Any] | None:
     """The same by the code under test; also checks that it spells everything as the line does."""
     try:
-        fields, parts = (parser or Parser()).parse(line, plain=is_plain(line))
+        fields, parts = (parser or Parser()).parse(line, is_plain(line))
     except Malformed:
         return None
     values = {key: json.loads(bytes(raw)) for key, raw in fields.items()}
@@ -220,12 +220,12 @@ def test_depth(levels: int):
             assert parsed(line) == oracle(line) is not None
         else:
             with pytest.raises(Malformed, match="nested deeper than 64 levels"):
-                Parser().parse(line, plain=True)
+                Parser().parse(line, True)
 
 
 def problem(line: bytes) -> Malformed:
     with pytest.raises(Malformed) as caught:
-        Parser().parse(line, plain=is_plain(line))
+        Parser().parse(line, is_plain(line))
     return caught.value
 
 
