@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -230,45 +231,42 @@ def test_dev_full():
     assert caught.value.exit_code == 74
 
 
-@pytest.fixture
-def size_limit() -> Iterator[Callable[[int], None]]:
-    """Set the largest file a process may write; Python then sees EFBIG, as with a full disk."""
+@contextmanager
+def size_limit(size: int) -> Iterator[None]:
+    """Set the largest file a process may write; Python then sees EFBIG, as with a full disk.
+
+    Not a fixture: pytest reports a test before its fixtures are torn down, and that may go to a file, too.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal_before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    def limit(size: int) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, signal_before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, signal_before)
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 99_999, 1 << 20, (2 << 20) + 17])
 @pytest.mark.parametrize("name", ["out", "out.gz"])
-def test_a_full_disk_keeps_the_old_file(
-    size: int, name: str, tmp_path: Path, size_limit: Callable[[int], None]
-):
+def test_a_full_disk_keeps_the_old_file(size: int, name: str, tmp_path: Path):
     path = tmp_path / name
     path.write_bytes(b"old")
     noise = os.urandom(1 << 20)  # does not compress
-    size_limit(size)
-    with pytest.raises(InputOutputError, match="cannot write") as caught:
+    with size_limit(size), pytest.raises(InputOutputError, match="cannot write") as caught:
         write(path, noise * 3, force=True)
     assert caught.value.where == str(path)
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == [name]
 
 
-def test_a_full_disk_leaves_no_directory(tmp_path: Path, size_limit: Callable[[int], None]):
-    size_limit(1000)
-
+def test_a_full_disk_leaves_no_directory(tmp_path: Path):
     def build() -> None:
         with atomic_directory(tmp_path / "out", force=False) as aside:
             (aside / "small").write_bytes(b"x")
             (aside / "large").write_bytes(b"x" * 2000)
 
-    with pytest.raises(InputOutputError):
+    with size_limit(1000), pytest.raises(InputOutputError):
         build()
     assert names(tmp_path) == []
 
