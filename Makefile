@@ -29,8 +29,10 @@ demo: $(STAMP)
 	test -e demo/Makefile || $(BIN)/rlhfkit init demo
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(MAKE) -C demo -j2
 
+# One thread per test process: two of them use two cores.
+test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -148,7 +148,7 @@ def kl_sweep(out: Path) -> Result:
     """The KL coefficient against the gold win rate, 50 iterations each."""
     place = project(out, 1)
     rows = []
-    for coef in ("0", "0.05", "0.2", "0.3", "0.5"):
+    for coef in ("0", "0.05", "0.2", "0.3", "0.5", "2"):
         run = "run/ppo"  # the demo's own is the one with 0.3
         if coef != "0.3":
             run = place.ppo(f"run/more/kl-{coef}", "--steps", 50, "--kl-coef", coef)

@@ -17,53 +17,48 @@ _rlhfkit() {
     case ${COMP_WORDS[1]} in
         help) kind=words choices=$commands ;;
         train-tokenizer)
-            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes --field --format --split --dry-run --vocab-size -o --output --force --config -h --help'
+            flags='-q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes --field --format --split --dry-run --vocab-size -o --output --force --config -h --help'
             kind=files choices=''
             case $previous in
                 --map | --limit | --max-line-bytes | --field | --vocab-size) value=none ;;
                 --on-bad-line) value=words choices='stop skip' ;;
                 --rejects | --config) value=files ;;
-                --rank-order) value=words choices='order ranks' ;;
                 --format) value=words choices='auto text jsonl' ;;
                 --split) value=words choices='none blank-line' ;;
                 -o | --output) value=directories ;;
             esac
             ;;
         tokenize)
-            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes --field --format --split --dry-run --tokenizer -o --output --force --shard-tokens --workers --config -h --help'
+            flags='-q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes --field --format --split --dry-run --tokenizer -o --output --force --shard-tokens --workers --config -h --help'
             kind=files choices=''
             case $previous in
                 --map | --limit | --max-line-bytes | --field | --shard-tokens | --workers) value=none ;;
                 --on-bad-line) value=words choices='stop skip' ;;
                 --rejects | -o | --output | --config) value=files ;;
-                --rank-order) value=words choices='order ranks' ;;
                 --format) value=words choices='auto text jsonl' ;;
                 --split) value=words choices='none blank-line' ;;
                 --tokenizer) value=directories ;;
             esac
             ;;
         pretrain)
-            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --dtype --device --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run --tokenizer -m --model --layers --hidden --heads --kv-heads --ffn --context --tie-embeddings --config -h --help'
+            flags='-q --quiet --debug -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --dtype --device --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run --tokenizer -m --model --layers --hidden --heads --kv-heads --ffn --context --tie-embeddings --config -h --help'
             kind=files choices=''
             case $previous in
-                --map | --limit | --max-line-bytes | --steps | --epochs | --batch-size | --micro-batch-size | --lr | --warmup | --weight-decay | --grad-clip | --max-seq-len | --seed | --save-every | --keep | --eval-every | --log-every | --layers | --hidden | --heads | --kv-heads | --ffn | --context) value=none ;;
-                --on-bad-line) value=words choices='stop skip' ;;
-                --rejects | --eval | --config) value=files ;;
-                --rank-order) value=words choices='order ranks' ;;
                 -o | --output | --tokenizer | -m | --model) value=directories ;;
+                --steps | --epochs | --batch-size | --micro-batch-size | --lr | --warmup | --weight-decay | --grad-clip | --max-seq-len | --seed | --save-every | --keep | --eval-every | --log-every | --layers | --hidden | --heads | --kv-heads | --ffn | --context) value=none ;;
                 --lr-schedule) value=words choices='cosine linear constant' ;;
                 --dtype) value=words choices='auto float32 bfloat16' ;;
                 --device) value=words choices='auto cpu cuda' ;;
+                --eval | --config) value=files ;;
             esac
             ;;
         sft)
-            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --dtype --device --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run -m --model --loss-on --packing --no-packing --config -h --help'
+            flags='-q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --dtype --device --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run -m --model --loss-on --packing --no-packing --config -h --help'
             kind=files choices=''
             case $previous in
                 --map | --limit | --max-line-bytes | --steps | --epochs | --batch-size | --micro-batch-size | --lr | --warmup | --weight-decay | --grad-clip | --max-seq-len | --seed | --save-every | --keep | --eval-every | --log-every) value=none ;;
                 --on-bad-line) value=words choices='stop skip' ;;
                 --rejects | --eval | --config) value=files ;;
-                --rank-order) value=words choices='order ranks' ;;
                 -o | --output | -m | --model) value=directories ;;
                 --lr-schedule) value=words choices='cosine linear constant' ;;
                 --dtype) value=words choices='auto float32 bfloat16' ;;
@@ -72,20 +67,19 @@ _rlhfkit() {
             esac
             ;;
         sample)
-            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force -m --model --name -n --n --max-new-tokens --temperature --top-p --top-k --greedy --stop --prepend --truncate-prompts --seed --batch-size --dtype --device --dry-run --config -h --help'
+            flags='-q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes -o --output --force -m --model --name -n --n --max-new-tokens --temperature --top-p --top-k --greedy --stop --prepend --truncate-prompts --seed --batch-size --dtype --device --dry-run --config -h --help'
             kind=files choices=''
             case $previous in
                 --map | --limit | --max-line-bytes | --name | -n | --n | --max-new-tokens | --temperature | --top-p | --top-k | --stop | --seed | --batch-size) value=none ;;
                 --on-bad-line) value=words choices='stop skip' ;;
                 --rejects | -o | --output | --prepend | --config) value=files ;;
-                --rank-order) value=words choices='order ranks' ;;
                 -m | --model) value=directories ;;
                 --dtype) value=words choices='auto float32 bfloat16' ;;
                 --device) value=words choices='auto cpu cuda' ;;
             esac
             ;;
         score)
-            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force -r --reward --batch-size --config -h --help'
+            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes -o --output --force -r --reward --batch-size --config -h --help'
             kind=files choices=''
             case $previous in
                 --scorer-timeout | --scorer-restarts | --batch-tokens | --judge-model | --max-requests | --concurrency | --map | --limit | --max-line-bytes | --batch-size) value=none ;;
@@ -93,12 +87,11 @@ _rlhfkit() {
                 --device) value=words choices='auto cpu cuda' ;;
                 --dtype) value=words choices='auto float32 bfloat16' ;;
                 --on-bad-line) value=words choices='stop skip' ;;
-                --rank-order) value=words choices='order ranks' ;;
                 -r | --reward) value=directories ;;
             esac
             ;;
         rank)
-            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --by --tie-margin --noise --seed --rater --web --tty --finish --overlap --journal --port --browser --no-browser --batch-size --config -h --help'
+            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes -o --output --force --by --tie-margin --noise --seed --rater --web --tty --finish --overlap --journal --port --browser --no-browser --batch-size --config -h --help'
             kind=files choices=''
             case $previous in
                 --scorer-timeout | --scorer-restarts | --batch-tokens | --judge-model | --max-requests | --concurrency | --map | --limit | --max-line-bytes | --tie-margin | --noise | --seed | --rater | --overlap | --port | --batch-size) value=none ;;
@@ -106,12 +99,11 @@ _rlhfkit() {
                 --device) value=words choices='auto cpu cuda' ;;
                 --dtype) value=words choices='auto float32 bfloat16' ;;
                 --on-bad-line) value=words choices='stop skip' ;;
-                --rank-order) value=words choices='order ranks' ;;
                 --by) value=directories ;;
             esac
             ;;
         exchange)
-            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --from-format --from --to-format --to --config -h --help'
+            flags='-q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes --rank-order -o --output --force --from-format --from --to-format --to --config -h --help'
             kind=files choices=''
             case $previous in
                 --map | --limit | --max-line-bytes) value=none ;;
@@ -122,7 +114,7 @@ _rlhfkit() {
             esac
             ;;
         rank2pairs)
-            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --pairs --max-pairs --from-format --from --margin --seed --config -h --help'
+            flags='-q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes --rank-order -o --output --force --pairs --max-pairs --from-format --from --margin --seed --config -h --help'
             kind=files choices=''
             case $previous in
                 --map | --limit | --max-line-bytes | --max-pairs | --seed) value=none ;;
@@ -134,7 +126,7 @@ _rlhfkit() {
             esac
             ;;
         agreement)
-            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes --bootstrap --seed --config -h --help'
+            flags='-q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes --rank-order --bootstrap --seed --config -h --help'
             kind=files choices=''
             case $previous in
                 --map | --limit | --max-line-bytes | --bootstrap | --seed) value=none ;;
@@ -144,7 +136,7 @@ _rlhfkit() {
             esac
             ;;
         train-rm)
-            flags='-q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --dtype --device --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run -m --model --loss --center-coef --margin --center-on --config -h --help'
+            flags='-q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes --rank-order -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --dtype --device --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run -m --model --loss --center-coef --margin --center-on --config -h --help'
             kind=files choices=''
             case $previous in
                 --map | --limit | --max-line-bytes | --steps | --epochs | --batch-size | --micro-batch-size | --lr | --warmup | --weight-decay | --grad-clip | --max-seq-len | --seed | --save-every | --keep | --eval-every | --log-every | --center-coef) value=none ;;
@@ -159,7 +151,7 @@ _rlhfkit() {
             esac
             ;;
         ppo)
-            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run -m --model -r --reward --eval-reward --ref --value-model --value-lr --adam-eps --log-samples --preset --kl-coef --kl-target --kl-horizon --minibatches --ppo-epochs --max-new-tokens --temperature --clip-eps --value-clip-eps --value-coef --gamma --gae-lambda --whiten --whiten-rewards --missing-eos-penalty --missing-eos --reward-clip --stop-kl --ema-decay --ptx --ptx-coef --ptx-batch-size --config -h --help'
+            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run -m --model -r --reward --eval-reward --ref --value-model --value-lr --adam-eps --log-samples --preset --kl-coef --kl-target --kl-horizon --minibatches --ppo-epochs --max-new-tokens --temperature --clip-eps --value-clip-eps --value-coef --gamma --gae-lambda --whiten --whiten-rewards --missing-eos-penalty --missing-eos --reward-clip --stop-kl --ema-decay --ptx --ptx-coef --ptx-batch-size --config -h --help'
             kind=files choices=''
             case $previous in
                 --scorer-timeout | --scorer-restarts | --batch-tokens | --judge-model | --max-requests | --concurrency | --map | --limit | --max-line-bytes | --steps | --epochs | --batch-size | --micro-batch-size | --lr | --warmup | --weight-decay | --grad-clip | --max-seq-len | --seed | --save-every | --keep | --eval-every | --log-every | --value-lr | --adam-eps | --log-samples | --kl-coef | --kl-target | --kl-horizon | --minibatches | --ppo-epochs | --max-new-tokens | --temperature | --clip-eps | --value-clip-eps | --value-coef | --gamma | --gae-lambda | --missing-eos-penalty | --reward-clip | --stop-kl | --ema-decay | --ptx-coef | --ptx-batch-size) value=none ;;
@@ -167,7 +159,6 @@ _rlhfkit() {
                 --device) value=words choices='auto cpu cuda' ;;
                 --dtype) value=words choices='auto float32 bfloat16' ;;
                 --on-bad-line) value=words choices='stop skip' ;;
-                --rank-order) value=words choices='order ranks' ;;
                 -o | --output | -m | --model | -r | --reward | --eval-reward | --ref | --value-model) value=directories ;;
                 --lr-schedule) value=words choices='cosine linear constant' ;;
                 --preset) value=words choices='instructgpt stiennon ziegler nplus gao' ;;
@@ -176,7 +167,7 @@ _rlhfkit() {
             esac
             ;;
         best-of)
-            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --by -n --n --gold --curve --batch-size --config -h --help'
+            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes -o --output --force --by -n --n --gold --curve --batch-size --config -h --help'
             kind=files choices=''
             case $previous in
                 --scorer-timeout | --scorer-restarts | --batch-tokens | --judge-model | --max-requests | --concurrency | --map | --limit | --max-line-bytes | -n | --n | --gold | --batch-size) value=none ;;
@@ -184,12 +175,11 @@ _rlhfkit() {
                 --device) value=words choices='auto cpu cuda' ;;
                 --dtype) value=words choices='auto float32 bfloat16' ;;
                 --on-bad-line) value=words choices='stop skip' ;;
-                --rank-order) value=words choices='order ranks' ;;
                 --by) value=directories ;;
             esac
             ;;
         eval-winrate)
-            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --rank-order --limit --max-line-bytes -o --output --force --judge --judgements --save-judgements --canary --baseline --name --by --length-control --difficulty --bootstrap --ties --prior --seed --dry-run --config -h --help'
+            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes -o --output --force --judge --judgements --save-judgements --canary --baseline --name --by --length-control --difficulty --bootstrap --ties --prior --seed --dry-run --config -h --help'
             kind=files choices=''
             case $previous in
                 --scorer-timeout | --scorer-restarts | --batch-tokens | --judge-model | --max-requests | --concurrency | --map | --limit | --max-line-bytes | --baseline | --name | --by | --bootstrap | --prior | --seed) value=none ;;
@@ -197,7 +187,6 @@ _rlhfkit() {
                 --device) value=words choices='auto cpu cuda' ;;
                 --dtype) value=words choices='auto float32 bfloat16' ;;
                 --on-bad-line) value=words choices='stop skip' ;;
-                --rank-order) value=words choices='order ranks' ;;
                 --judge) value=directories ;;
                 --ties) value=words choices='half drop' ;;
             esac

@@ -98,14 +98,20 @@ class ReadConfig(CommonConfig):
         shapes_result=False,
         help="With --on-bad-line skip: keep the skipped lines and the reason here.",
     )
+    limit: int | None = option(None, group=INPUT, minimum=0, metavar="N", help="Stop after N records.")
+    max_line_bytes: int = option(
+        64 * 2**20, group=INPUT, minimum=1, metavar="BYTES", help="Refuse a line longer than this."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingReadConfig(ReadConfig):
+    """How rankings are read."""
+
     rank_order: Literal["order", "ranks"] | None = option(
         None,
         group=INPUT,
         help="What a flat `ranking: [2,0,1]` means: an order (best first) or the rank of each completion.",
-    )
-    limit: int | None = option(None, group=INPUT, minimum=0, metavar="N", help="Stop after N records.")
-    max_line_bytes: int = option(
-        64 * 2**20, group=INPUT, minimum=1, metavar="BYTES", help="Refuse a line longer than this."
     )
 
 
@@ -125,7 +131,7 @@ class FilterConfig(ReadConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(ReadConfig):
+class TrainConfig(CommonConfig):
     """Flags of every trainer. Sizes are global: they mean the same on one process and on many."""
 
     output: str = option(

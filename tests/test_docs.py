@@ -99,24 +99,23 @@ def command_lines(page: Path) -> Iterator[tuple[str, list[str]]]:
         elif language not in {"sh", "bash"}:
             continue
         block = re.sub(r"<<'?(\w+)'?(.*?)\n.*?^\1$", r"\2", block, flags=re.M | re.S)  # here-documents
-        lexer = shlex.shlex(block.replace("\\\n", " "), posix=True, punctuation_chars="();<>|&\n")
-        lexer.whitespace = " \t"
-        lexer.whitespace_split = True
-        lexer.commenters = "#"
-        words = list(lexer)
-        for number, word in enumerate(words):
-            if word == "rlhfkit" and (number == 0 or starts_command(words[number - 1])):
-                rest = list(
-                    itertools.takewhile(lambda w: not set(w) <= set("();<>|&\n"), words[number + 1 :])
-                )
-                if rest:
-                    yield rest[0], rest[1:]
+        for line in block.replace("\\\n", " ").splitlines():
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+            lexer.whitespace_split = True
+            words = list(lexer)
+            for number, word in enumerate(words):
+                if word == "rlhfkit" and (number == 0 or starts_command(words[number - 1])):
+                    rest = list(
+                        itertools.takewhile(lambda w: not set(w) <= set("();<>|&"), words[number + 1 :])
+                    )
+                    if rest:
+                        yield rest[0], rest[1:]
 
 
 def starts_command(before: str) -> bool:
     """Whether a command may follow this word."""
     return (
-        set(before) <= set("();|&\n")
+        set(before) <= set("();|&")
         or before in {"do", "then", "time", "$"}
         or "=" in before
         or before == "-m"

@@ -310,7 +310,7 @@ def _ranking(row: Row, reading: ReadConfig, __: Counter[str]) -> Ranking:
         prompt_field(row, "ranking")
     if len(texts) < 2:
         raise bad(row, "ranking.completions", "one completion cannot be ranked")
-    tiers = tiers_field(row, "ranking", len(texts), decoded, reading.rank_order)
+    tiers = tiers_field(row, "ranking", len(texts), decoded, getattr(reading, "rank_order", None))
     return Ranking(row=row, tiers=tiers, texts=texts, decoded=decoded)
 
 

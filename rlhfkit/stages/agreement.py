@@ -15,7 +15,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlhfkit.config import RUN, Inputs, ReadConfig, option
+from rlhfkit.config import RUN, Inputs, RankingReadConfig, option
 from rlhfkit.context import reporter, warn
 from rlhfkit.errors import DataError
 
@@ -35,7 +35,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ReadConfig):
+class Config(RankingReadConfig):
     """Settings of `agreement`."""
 
     bootstrap: int = option(1000, group=RUN, minimum=0, metavar="N", help="Resamples for intervals.")

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from rlhfkit.config import FilterConfig, Inputs, option
+from rlhfkit.config import FilterConfig, Inputs, RankingReadConfig, option
 from rlhfkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ GROUP = "Exchange"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(FilterConfig):
+class Config(FilterConfig, RankingReadConfig):
     """Settings of `exchange`."""
 
     from_format: Literal["label-studio", "argilla"] | None = option(

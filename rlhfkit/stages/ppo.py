@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rlhfkit import context
-from rlhfkit.config import MODEL, RUN, TRAINING, Inputs, TrainConfig, option
+from rlhfkit.config import MODEL, RUN, TRAINING, Inputs, ReadConfig, TrainConfig, option
 from rlhfkit.engine.presets import PRESETS
 from rlhfkit.errors import UsageError
 from rlhfkit.scorers.config import ScorerConfig
@@ -38,7 +38,7 @@ PPO = "PPO"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainConfig, ScorerConfig):
+class Config(TrainConfig, ReadConfig, ScorerConfig):
     """Settings of `ppo`. Defaults follow InstructGPT where the paper gives them (docs/fidelity.md)."""
 
     model: str = option(

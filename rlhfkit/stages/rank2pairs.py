@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from zlib import crc32
 
-from rlhfkit.config import INPUT, FilterConfig, Inputs, option
+from rlhfkit.config import INPUT, FilterConfig, Inputs, RankingReadConfig, option
 from rlhfkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _BATCH = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(FilterConfig):
+class Config(FilterConfig, RankingReadConfig):
     """Settings of rank2pairs."""
 
     pairs: Literal["all", "adjacent", "best-worst"] = option(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rlhfkit import context
-from rlhfkit.config import MODEL, TRAINING, Inputs, TrainConfig, option
+from rlhfkit.config import MODEL, TRAINING, Inputs, ReadConfig, TrainConfig, option
 
 if TYPE_CHECKING:
     from rlhfkit.data.batching import Example
@@ -29,7 +29,7 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainConfig):
+class Config(TrainConfig, ReadConfig):
     """Settings of `sft`."""
 
     model: str = option(short="-m", group=MODEL, metavar="DIR", help="Model to fine-tune.")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rlhfkit import context
-from rlhfkit.config import MODEL, TRAINING, Inputs, TrainConfig, option
+from rlhfkit.config import MODEL, TRAINING, Inputs, RankingReadConfig, TrainConfig, option
 
 if TYPE_CHECKING:
     from rlhfkit.data.comparisons import Comparison
@@ -33,7 +33,7 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainConfig):
+class Config(TrainConfig, RankingReadConfig):
     """Settings of `train-rm`."""
 
     model: str = option(

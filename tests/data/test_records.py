@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhfkit.config import ReadConfig
+from rlhfkit.config import RankingReadConfig
 from rlhfkit.data.jsonl import encode
 from rlhfkit.data.records import (
     Demonstration,
@@ -36,7 +36,7 @@ SYSTEM = {"role": "system", "content": "be kind"}
 
 def read(kind: type, *records: dict[str, Any], **settings: Any) -> Any:
     """The one record, or the list of several."""
-    found = list(read_records(list(records), kind, ReadConfig(**settings)))
+    found = list(read_records(list(records), kind, RankingReadConfig(**settings)))
     return found[0] if len(found) == 1 else found
 
 

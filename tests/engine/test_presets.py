@@ -31,7 +31,10 @@ def test_every_preset_names_real_settings_and_says_what_is_ours() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("instructgpt", {"batch_size": 512, "minibatches": 8, "ppo_epochs": 1, "kl_coef": 0.02, "ema_decay": 0.992}),
+        (
+            "instructgpt",
+            {"batch_size": 512, "minibatches": 8, "ppo_epochs": 1, "kl_coef": 0.02, "ema_decay": 0.992},
+        ),
         ("stiennon", {"lr": 1.5e-5, "kl_coef": 0.05, "gae_lambda": 0.95, "lr_schedule": "linear"}),
         ("ziegler", {"kl_coef": 0.15, "kl_target": 6.0, "temperature": 0.7, "whiten_rewards": True}),
         ("nplus", {"lr": 3e-6, "ppo_epochs": 4, "minibatches": 1, "value_clip_eps": 0.2, "value_coef": 0.1}),
