@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhfkit.config import RankingReadConfig
+from rlhfkit.config import RankingReadConfig, ReadConfig
 from rlhfkit.data.jsonl import encode
 from rlhfkit.data.records import (
     Demonstration,
