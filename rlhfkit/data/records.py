@@ -253,7 +253,8 @@ def _prompt(row: Row, _: ReadConfig, remarks: Counter[str]) -> Prompt:
 
 def _without_answer(row: Row, prompt: Turns) -> Turns:
     """Of a whole conversation in `messages`, the part that is to be answered."""
-    assert isinstance(prompt, list)
+    if not isinstance(prompt, list):
+        raise bad(row, "prompt.messages", "expected a list of messages, got a string")
     end = len(prompt)
     while prompt[end - 1].role != "user" and prompt[end - 1].role != "tool":
         end -= 1
