@@ -206,9 +206,10 @@ def ptx(out: Path) -> Result:
         Place(out).run("init", "new-text", "--seed", 101, "--scale", 0.1)
     shard = "run/more/new-text.safetensors"
     place.make(shard, "tokenize", "../new-text/data/pretrain.jsonl", "--tokenizer", "run/tok")
-    mix = ("--ptx", "run/corpus.safetensors", "--ptx-coef", 1, "--ptx-batch-size", 16)
     models = {"base": "run/small", "SFT": "run/sft", "PPO": "run/ppo"}
-    models["PPO-ptx"] = place.ppo("run/more/ptx", *DEMO, *mix)
+    for coef in ("1", "0.1"):
+        mix = ("--ptx", "run/corpus.safetensors", "--ptx-coef", coef, "--ptx-batch-size", 16)
+        models[f"PPO-ptx, {coef}"] = place.ppo(f"run/more/ptx-{coef}", *DEMO, *mix)
     rows = []
     for name, model in models.items():
         probe = f"run/more/loss/{model.replace('/', '-')}"
@@ -217,7 +218,7 @@ def ptx(out: Path) -> Result:
         place.make(probe, "pretrain", shard, "-m", model, *step, "--eval", shard)
         loss = next(r["eval/loss"] for r in place.rows(f"{probe}/metrics.jsonl") if "eval/loss" in r)
         rows.append({"model": name, "loss": loss, **(place.duel(model) if "PPO" in name else {})})
-    return {"seed": 1, "ptx_coef": 1.0, "rows": rows}
+    return {"seed": 1, "rows": rows}
 
 
 #: length and coefficient of the demo's PPO
@@ -243,7 +244,6 @@ def rounds(out: Path) -> Result:
     runs = {
         "round 2, from SFT": place.ppo(f"{base}/restarted", *DEMO, reward=f"{base}/rm"),
         "round 2, continued": place.ppo(f"{base}/continued", *from_ppo, **continued),
-        "round 1, 50 iterations more": place.ppo(f"{base}/more-of-1", *from_ppo, model=first),
     }
     rows = [{"run": "round 1", "over_sft": place.duel(first), "over_round_1": None}]
     for name, run in runs.items():

@@ -93,13 +93,11 @@ def over_optimisation(result: Result) -> str:
     ]
     return (
         f"Seed {result['seed']}, KL coefficient 0, {last['step']} iterations. The learnt reward goes from "
-        f"{points[0]['proxy']:.2f} at step {points[0]['step']} to {last['proxy']:.2f}; the gold score "
-        f"of 500 "
+        f"{points[0]['proxy']:.2f} at step {points[0]['step']} to {last['proxy']:.2f}; the gold score of 500 "
         f"held-out prompts peaks at step {peak['step']} with {peak['gold']:.2f} and ends at "
-        f"{last['gold']:.2f}, "
-        f"{result['fall_in_se']:.1f} standard errors of the difference lower. The gold score is of the "
-        f"averaged "
-        f"weights (`--ema-decay 0.95`), so it lags by some 5 iterations.\n\n"
+        f"{last['gold']:.2f}, {result['fall_in_se']:.1f} standard errors of the difference lower. The gold "
+        "score is of the averaged weights (`--ema-decay 0.95`), so it lags by some 5 iterations. By the end "
+        "the answers are rows of full stops.\n\n"
         + table(["iteration", "KL, nats", "learnt reward", "gold score"], rows)
         + "\n![over-optimisation](over-optimisation.png)\n"
     )
@@ -112,12 +110,11 @@ def rm_ladder(result: Result) -> str:
         for r in result["rows"]
     ]
     return (
-        f"Seed {result['seed']}; rankings of six answers with noisy labels (scale 0.5); one epoch, 8 "
-        f"rankings a "
-        f"step, so that more data also means more steps. Accuracy is on {result['rows'][0]['pairs']:,} "
-        f"pairs "
-        "of held-out prompts in the order of the gold score, standard error clustered by prompt.\n\n"
-        + table(["rankings", "accuracy"], rows)
+        f"Seed {result['seed']}; rankings of six answers with noisy labels (scale 0.5); one epoch, 8 rankings "
+        "a step, so that more data also means more steps. Accuracy is on "
+        f"{result['rows'][0]['pairs']:,} pairs of held-out prompts in the order of the gold score, standard "
+        "error clustered by prompt. The fine-tuned model that they start from makes some hundred rankings "
+        "enough to leave chance behind.\n\n" + table(["rankings", "accuracy"], rows)
     )
 
 
@@ -129,10 +126,10 @@ def ptx(result: Result) -> str:
         for r in result["rows"]
     ]
     return (
-        f"Seed {result['seed']}, the demo's PPO (KL coefficient 0.3, 50 iterations), with and without "
-        f"`--ptx-coef {result['ptx_coef']:g} --ptx-batch-size 16`. Loss in nats per token on text of "
-        f"another "
-        "seed of the generator.\n\n"
+        f"Seed {result['seed']}, the demo's PPO (KL coefficient 0.3, 50 iterations), without and with "
+        "`--ptx run/corpus.safetensors --ptx-coef G --ptx-batch-size 16`. Loss in nats per token on text of "
+        "another seed of the generator. On this world the two goals pull apart: most pretraining documents "
+        "answer badly, and a document's first question looks like a prompt.\n\n"
         + table(["model", "pretraining loss", "above base", "gold win rate over SFT"], rows)
     )
 
@@ -145,15 +142,12 @@ def rounds(result: Result) -> str:
     ]
     judges = result["rm_on_new_samples"]
     return (
-        f"Seed {result['seed']}; what a round is: [rounds](rounds.md). Each has 6,000 rankings of its "
-        f"own and 50 "
-        "iterations of PPO; the second reward model learns from both rounds' rankings. The last row has "
-        "the steps "
-        "of `continued` without its rankings.\n\n"
+        f"Seed {result['seed']}; what a round is: [rounds](rounds.md). Each has 6,000 rankings of its own and "
+        "50 iterations of PPO with KL coefficient 0.3, from SFT or continued from round 1's policy; the "
+        "second reward model learns from both rounds' rankings, so round 2 has seen twice the labels.\n\n"
         + table(["run", "gold win rate over SFT", "gold win rate over round 1"], rows)
-        + f"\nOn six samples of round 1's policy for each of 500 held-out prompts, the first reward "
-        f"model orders "
-        f"{100 * judges['old']:.1f}% of the pairs as the gold score does, the second one "
+        + "\nOn six samples of round 1's policy for each of 500 held-out prompts, the first reward model "
+        f"orders {100 * judges['old']:.1f}% of the pairs as the gold score does, the second one "
         f"{100 * judges['new']:.1f}%.\n"
     )
 
@@ -162,15 +156,11 @@ def arithmetic(result: Result) -> str:
     """Success rates."""
     rows = [[r["model"].upper(), r["how"], rate(r, "rate")] for r in result["rows"]]
     return (
-        "Sums and differences of two-digit numbers as word problems, with the answer behind `####`. The "
-        "model is "
-        "pretrained from scratch on worked solutions of which 30% are wrong and fine-tuned on ones of "
-        "which 10% "
-        "are; PPO's only reward is `cmd:python3 verify.py`: 1 for the right final number, else 0. "
-        "Success on "
-        f"{result['rows'][0]['n']:,} questions that are in no training file (their numbers may be, with "
-        f"another "
-        "name or thing), one answer each.\n\n" + table(["model", "decoding", "right"], rows)
+        "Sums and differences of two-digit numbers as word problems, with the answer behind `####`. The model "
+        "is pretrained from scratch on worked solutions of which 30% are wrong and fine-tuned on ones of which "
+        "10% are; PPO's only reward is `cmd:python3 verify.py`: 1 for the right final number, else 0. Success "
+        f"on {result['rows'][0]['n']:,} questions that are in no training file (their numbers may be, with "
+        "another name or thing), one answer each.\n\n" + table(["model", "decoding", "right"], rows)
     )
 
 
@@ -188,14 +178,12 @@ def people(result: Result) -> str:
         for r in result["rows"]
     ]
     return (
-        "Reward models of about half a million parameters, pretrained from scratch on the very texts of "
-        "the "
-        "training part: two thirds of the prompts, by a hash of the first message. Evaluated on the "
-        "other third. "
-        "Models of this size know next to no English: an accuracy near one half is what is to be "
-        "expected, and "
-        "says nothing about the loss, which the generated world tests. Intervals are clustered by "
-        "record.\n\n" + table(["data", "held-out records", "pairs", "accuracy", "the longer one wins"], rows)
+        "Reward models of about half a million parameters, pretrained from scratch on the very texts of the "
+        "training part: two thirds of the prompts, by a hash of the first message. Evaluated on the other "
+        "third. Models of this size know next to no English: an accuracy near one half is what is to be "
+        "expected, and says nothing about the loss, which the generated world tests. Intervals are clustered "
+        "by record (of `rankings_vicuna80`, three records share a prompt).\n\n"
+        + table(["data", "held-out records", "pairs", "accuracy", "the longer one wins"], rows)
     )
 
 
