@@ -171,7 +171,16 @@ def over_optimisation(out: Path) -> Result:
     keys = {"step": "step", "proxy": "objective/scorer", "gold": "eval/scores", "gold_se": "eval/scores_se"}
     points = [{**{k: r[v] for k, v in keys.items()}, "kl": r["objective/kl"]} for r in rows]
     fall = peak["eval/scores"] - last["eval/scores"]
-    return {"seed": 1, "points": points, "peak_step": peak["step"], "fall": fall, "fall_in_se": fall / error}
+    sample = place.rows(f"{run}/samples.jsonl")[-1]
+    return {
+        "seed": 1,
+        "points": points,
+        "peak_step": peak["step"],
+        "fall": fall,
+        "fall_in_se": fall / error,
+        "prompt": sample["prompt"].replace("\n", " "),
+        "completion": sample["completion"],
+    }
 
 
 def rm_ladder(out: Path) -> Result:

@@ -96,8 +96,8 @@ def over_optimisation(result: Result) -> str:
         f"{points[0]['proxy']:.2f} at step {points[0]['step']} to {last['proxy']:.2f}; the gold score of 500 "
         f"held-out prompts peaks at step {peak['step']} with {peak['gold']:.2f} and ends at "
         f"{last['gold']:.2f}, {result['fall_in_se']:.1f} standard errors of the difference lower. The gold "
-        "score is of the averaged weights (`--ema-decay 0.95`), so it lags by some 5 iterations. By the end "
-        "the answers are rows of full stops.\n\n"
+        "score is of the averaged weights (`--ema-decay 0.95`), so it lags by some 5 iterations. The "
+        f"last answer in `samples.jsonl`, to `{result['prompt']}`: `{result['completion'].strip()}`\n\n"
         + table(["iteration", "KL, nats", "learnt reward", "gold score"], rows)
         + "\n![over-optimisation](over-optimisation.png)\n"
     )
@@ -110,8 +110,8 @@ def rm_ladder(result: Result) -> str:
         for r in result["rows"]
     ]
     return (
-        f"Seed {result['seed']}; rankings of six answers with noisy labels (scale 0.5); one epoch, 8 rankings "
-        "a step, so that more data also means more steps. Accuracy is on "
+        f"Seed {result['seed']}; rankings of six answers with noisy labels (scale 0.5); one epoch, 8 "
+        "rankings a step, so that more data also means more steps. Accuracy is on "
         f"{result['rows'][0]['pairs']:,} pairs of held-out prompts in the order of the gold score, standard "
         "error clustered by prompt. The fine-tuned model that they start from makes some hundred rankings "
         "enough to leave chance behind.\n\n" + table(["rankings", "accuracy"], rows)
@@ -142,8 +142,8 @@ def rounds(result: Result) -> str:
     ]
     judges = result["rm_on_new_samples"]
     return (
-        f"Seed {result['seed']}; what a round is: [rounds](rounds.md). Each has 6,000 rankings of its own and "
-        "50 iterations of PPO with KL coefficient 0.3, from SFT or continued from round 1's policy; the "
+        f"Seed {result['seed']}; what a round is: [rounds](rounds.md). Each has 6,000 rankings of its own "
+        "and 50 iterations of PPO with KL coefficient 0.3, from SFT or continued from round 1's policy; the "
         "second reward model learns from both rounds' rankings, so round 2 has seen twice the labels.\n\n"
         + table(["run", "gold win rate over SFT", "gold win rate over round 1"], rows)
         + "\nOn six samples of round 1's policy for each of 500 held-out prompts, the first reward model "
@@ -156,11 +156,12 @@ def arithmetic(result: Result) -> str:
     """Success rates."""
     rows = [[r["model"].upper(), r["how"], rate(r, "rate")] for r in result["rows"]]
     return (
-        "Sums and differences of two-digit numbers as word problems, with the answer behind `####`. The model "
-        "is pretrained from scratch on worked solutions of which 30% are wrong and fine-tuned on ones of which "
-        "10% are; PPO's only reward is `cmd:python3 verify.py`: 1 for the right final number, else 0. Success "
-        f"on {result['rows'][0]['n']:,} questions that are in no training file (their numbers may be, with "
-        "another name or thing), one answer each.\n\n" + table(["model", "decoding", "right"], rows)
+        "Sums and differences of two-digit numbers as word problems, with the answer behind `####`. The "
+        "model is pretrained from scratch on worked solutions of which 30% are wrong and fine-tuned on "
+        "ones of which 10% are; PPO's only reward is `cmd:python3 verify.py`: 1 for the right final number, "
+        f"else 0. Success on {result['rows'][0]['n']:,} questions that are in no training file (their numbers "
+        "may be, with another name or thing), one answer each.\n\n"
+        + table(["model", "decoding", "right"], rows)
     )
 
 
