@@ -276,7 +276,7 @@ def pair_accuracy(truth: list[Result], learnt: list[Result]) -> float:
 
 
 def arithmetic(out: Path) -> Result:
-    """PPO with a verifying command as the reward, on sums in the manner of GSM8K."""
+    """PPO with a verifying command as the reward: the final number behind ####, as in GSM8K."""
     place = Place(out / "arithmetic")
     if not place.directory.exists():
         arithmetic_files(place.directory, seed=1)
@@ -284,20 +284,20 @@ def arithmetic(out: Path) -> Result:
     place.make("tok", "train-tokenizer", "pretrain.jsonl", "--vocab-size", 320)
     place.make("corpus.safetensors", "tokenize", "pretrain.jsonl", "--tokenizer", "tok")
     shape = shlex.split("--layers 3 --hidden 64 --heads 4 --context 96 --tie-embeddings")
-    train = ("--batch-size", 32, "--steps", 800, "--lr", 5e-3, "--seed", 1)
+    train = ("--batch-size", 32, "--steps", 300, "--lr", 8e-3, "--seed", 1)
     place.make("base", "pretrain", "corpus.safetensors", "--tokenizer", "tok", *shape, *train)
     tune = ("--epochs", 1, "--batch-size", 32, "--lr", 2e-3, "--seed", 1)
     place.make("sft", "sft", "sft.jsonl", "-m", "base", *tune)
     steps = shlex.split(
         "--steps 60 --batch-size 256 --minibatches 4 --lr 4e-4 --value-lr 1e-3 --warmup 5"
-        " --ema-decay 0.95 --max-new-tokens 32 --kl-coef 0.01 --seed 1"
+        " --ema-decay 0.95 --max-new-tokens 12 --kl-coef 0.01 --seed 1"
     )
     place.make("ppo", "ppo", "ppo.jsonl", "-m", "sft", "-r", verify, *steps)
     rows = []
     for model in ("sft", "ppo"):
         for how, flags in (("greedy", ["--greedy"]), ("sampled", [])):
             answers = f"{model}-{how}.jsonl"
-            draw = ("--max-new-tokens", 32, "--seed", 1, *flags)
+            draw = ("--max-new-tokens", 12, "--seed", 1, *flags)
             place.make(answers, "sample", "test.jsonl", "-m", model, *draw)
             place.make(f"scored-{answers}", "score", answers, "-r", verify)
             right = [row["score"] for row in place.rows(f"scored-{answers}")]

@@ -17,32 +17,17 @@ import sys
 
 for line in sys.stdin:
     record = json.loads(line)
-    a, b = map(int, re.findall(r"\\d+", record["prompt"]))
-    truth = a + b if " more" in record["prompt"] else a - b
-    found = re.fullmatch(r"\\s*(-?\\d+)\\s*", record["completion"].rpartition("####")[2])
-    right = "####" in record["completion"] and found is not None and int(found[1]) == truth
-    print(json.dumps({"score": float(right)}), flush=True)
+    a, sign, b = re.fullmatch(r"Q: (\\d+) ([+-]) (\\d+)\\nA:", record["prompt"]).groups()
+    truth = int(a) + int(b) if sign == "+" else int(a) - int(b)
+    found = re.search(r"####\\s*(-?\\d+)\\s*$", record["completion"])
+    print(json.dumps({"score": float(found is not None and int(found[1]) == truth)}), flush=True)
 '''
-_NAMES = ("Tom", "Ann", "Ben", "Eva", "Max", "Ida")
-_THINGS = ("pens", "eggs", "books", "coins", "cards", "shells")
+LARGEST = 60
 
 
-def _problem(rng: Random) -> tuple[str, int, str, int]:
-    """A question, and the sum or difference of two-digit numbers that answers it."""
-    a, b = rng.randint(10, 99), rng.randint(10, 99)
-    name, things = rng.choice(_NAMES), rng.choice(_THINGS)
-    if rng.random() < 0.5:
-        return f"Q: {name} has {a} {things} and gets {b} more. How many now?\nA:", a, "+", b
-    a, b = max(a, b), min(a, b)
-    return f"Q: {name} has {a} {things} and gives {b} away. How many now?\nA:", a, "-", b
-
-
-def _solution(rng: Random, a: int, sign: str, b: int, slips: float) -> str:
-    """A worked answer; with chance `slips` one of its digits is wrong."""
-    total = a + b if sign == "+" else a - b
-    if rng.random() < slips:
-        total += rng.choice((-10, -2, -1, 1, 2, 10))
-    return f" {a} {sign} {b} = {total}\n#### {total}"
+def _answer(rng: Random, truth: int, slips: float) -> str:
+    """An answer, which with chance `slips` is off by a little."""
+    return f" #### {truth + (rng.choice((-10, -2, -1, 1, 2, 10)) if rng.random() < slips else 0)}"
 
 
 def arithmetic_files(directory: Path, *, seed: int) -> None:
@@ -50,17 +35,16 @@ def arithmetic_files(directory: Path, *, seed: int) -> None:
     rng = Random(seed)
     directory.mkdir(parents=True)
     (directory / "verify.py").write_text(VERIFY)
-    questions: dict[str, tuple[int, str, int]] = {}
-    while len(questions) < 24_000:
-        text, a, sign, b = _problem(rng)
-        questions[text] = (a, sign, b)
-    rows = list(questions.items())
-    test, rest = rows[:1000], rows[1000:]
-    texts = ({"text": q + _solution(rng, *sum_, 0.3) + "\n"} for q, sum_ in rest)
-    _write(directory / "pretrain.jsonl", texts)
-    demos = ({"prompt": q, "completion": _solution(rng, *sum_, 0.1)} for q, sum_ in rest[:3000])
+    numbers = range(1, LARGEST + 1)
+    questions = [(f"Q: {a} + {b}\nA:", a + b) for a in numbers for b in numbers]
+    questions += [(f"Q: {a} - {b}\nA:", a - b) for a in numbers for b in range(1, a + 1)]
+    rng.shuffle(questions)
+    test, rest = questions[:1000], questions[1000:]
+    drawn = rng.choices(rest, k=24_000)
+    _write(directory / "pretrain.jsonl", ({"text": q + _answer(rng, t, 0.3) + "\n"} for q, t in drawn))
+    demos = ({"prompt": q, "completion": _answer(rng, t, 0.1)} for q, t in rest[:2000])
     _write(directory / "sft.jsonl", demos)
-    _write(directory / "ppo.jsonl", ({"prompt": q} for q, _ in rest[3000:11_000]))
+    _write(directory / "ppo.jsonl", ({"prompt": q} for q, _ in rest))
     _write(directory / "test.jsonl", ({"prompt": q} for q, _ in test))
 
 

@@ -156,11 +156,10 @@ def arithmetic(result: Result) -> str:
     """Success rates."""
     rows = [[r["model"].upper(), r["how"], rate(r, "rate")] for r in result["rows"]]
     return (
-        "Sums and differences of two-digit numbers as word problems, with the answer behind `####`. The "
-        "model is pretrained from scratch on worked solutions of which 30% are wrong and fine-tuned on "
-        "ones of which 10% are; PPO's only reward is `cmd:python3 verify.py`: 1 for the right final number, "
-        f"else 0. Success on {result['rows'][0]['n']:,} questions that are in no training file (their "
-        "numbers may be, with another name or thing), one answer each.\n\n"
+        "Sums and differences of numbers up to 60, with the answer behind `####` as in GSM8K. The model is "
+        "pretrained from scratch on answers of which 30% are wrong and fine-tuned on ones of which 10% are; "
+        "PPO's only reward is `cmd:python3 verify.py`: 1 for the right final number, else 0. Success on "
+        f"{result['rows'][0]['n']:,} questions that are in no training file, one answer each.\n\n"
         + table(["model", "decoding", "right"], rows)
     )
 
