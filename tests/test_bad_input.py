@@ -11,6 +11,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -275,7 +276,7 @@ def test_15_an_endless_line_needs_no_memory(tmp_path: Path) -> None:
     """A line of 400 MB against the default limit of 64 MiB, in 300 MB of address space."""
     pipe = (
         f"head -c 400000000 /dev/zero | tr '\\0' x |"
-        f" (ulimit -v 300000; exec {sys.executable} -m rlhfkit rank2pairs -o out.jsonl)"
+        f" (ulimit -v 300000; exec {shlex.quote(sys.executable)} -m rlhfkit rank2pairs -o out.jsonl)"
     )
     done = subprocess.run(
         ["bash", "-c", pipe], cwd=tmp_path, env=environment(), capture_output=True, check=False, timeout=120
@@ -309,7 +310,7 @@ def test_19_standard_input_is_a_terminal_or_closed(tmp_path: Path) -> None:
     os.close(ours), os.close(theirs)
     assert done.returncode == 2
     assert b"rlhfkit rank2pairs" in done.stderr
-    script = f"{sys.executable} -m rlhfkit rank2pairs <&-"
+    script = f"{shlex.quote(sys.executable)} -m rlhfkit rank2pairs <&-"
     done = subprocess.run(
         ["bash", "-c", script], capture_output=True, cwd=tmp_path, env=environment(), check=False
     )

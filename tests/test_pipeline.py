@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -95,7 +96,7 @@ def test_one_pipe_from_prompts_to_a_reward_model(work: Path) -> None:
     # The same in Python, a file after each command, ends in the same weights.
     prompts = [str(work / "prompts.jsonl")]
     rlhfkit.sample(prompts, model=work / "sft", n=4, max_new_tokens=8, output=work / "samples.jsonl")
-    gold = f"cmd:{sys.executable} '{work / 'gold.py'}'"
+    gold = f"cmd:{shlex.quote(sys.executable)} '{work / 'gold.py'}'"
     rlhfkit.rank([work / "samples.jsonl"], by=gold, rater="cmd:python gold.py", output=work / "ranked.jsonl")
     pairs = list(rlhfkit.rank2pairs([work / "ranked.jsonl"]))
     assert {"prompt", "chosen", "rejected", "group"} <= pairs[0].keys()

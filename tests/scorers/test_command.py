@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -33,7 +34,7 @@ class Chat(msgspec.Struct, frozen=True):
 def program(tmp_path: Path, body: str) -> str:
     path = tmp_path / "gold scorer.py"  # with a space: arguments are quoted
     path.write_text(HEAD + textwrap.dedent(body))
-    return f"{sys.executable} '{path}'"
+    return f"{shlex.quote(sys.executable)} '{path}'"
 
 
 def items(*completions: str) -> list[Scorable]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import sys
 from itertools import combinations
 
@@ -48,7 +49,7 @@ def test_scored_by_a_scorer(tmp_path):
         "import json, sys\nfor l in sys.stdin: print(json.dumps({'score': len(json.loads(l)['completion'])}), flush=True)"
     )
     rows = [{"prompt": "p", "completions": ["a", "bbb", "cc"]}, {"prompt": "q", "completion": "x"}]
-    records = chosen(rows, by=f"cmd:{sys.executable} {program}")
+    records = chosen(rows, by=f"cmd:{shlex.quote(sys.executable)} {shlex.quote(str(program))}")
     assert [(r["completion"], r["score"], r["best_of"]) for r in records] == [("bbb", 3, 3), ("x", 1, 1)]
 
 

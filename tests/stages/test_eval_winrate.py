@@ -1,6 +1,7 @@
 """The command, end to end within one process: files in, summary out."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ GOLD = "import json, sys\nfor l in sys.stdin: print(json.dumps({'score': len(jso
 def judge(tmp_path):
     program = tmp_path / "gold.py"
     program.write_text(GOLD)
-    return f"cmd:{sys.executable} {program}"
+    return f"cmd:{shlex.quote(sys.executable)} {shlex.quote(str(program))}"
 
 
 def write(path, rows):

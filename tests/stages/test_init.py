@@ -17,8 +17,7 @@ from rlhfkit.errors import CannotCreate
 from rlhfkit.stages import init
 
 #: Records its command line and creates what -o names, as the real commands do: run.json last.
-STAND_IN = """#!{python}
-import pathlib, sys
+STAND_IN = """import pathlib, sys
 words = sys.argv[1:]
 if not sys.stdin.isatty() and words[0] in ("rank",) and not any(w.endswith(".jsonl") for w in words[1:2]):
     sys.stdin.read()
@@ -38,9 +37,11 @@ if "-o" in words:
 def project(tmp_path: Path, name: str = "a project") -> Path:
     directory = tmp_path / name
     init.run([str(directory)], init.Config(scale=0.01))
-    stand_in = tmp_path / "rlhfkit"
-    stand_in.write_text(STAND_IN.format(python=sys.executable))
-    stand_in.chmod(0o755)
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    program = tmp_path / "rlhfkit"
+    # Not a #! line of Python's: its path may hold a space.
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/stand_in.py" "$@"\n')
+    program.chmod(0o755)
     return directory
 
 

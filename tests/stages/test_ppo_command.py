@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ def program(folder: Path, name: str, body: str) -> str:
     """A scorer that sets `score` from the request `r`."""
     file = folder / f"{name}.py"
     file.write_text(REPLY.format(body.replace("\n", "\n    ")))
-    return f"cmd:{sys.executable} '{file}'"
+    return f"cmd:{shlex.quote(sys.executable)} '{file}'"
 
 
 def optimise(tiny: Tiny, out: Path, prompts: Path | None = None, **settings: Any) -> list[dict[str, Any]]:

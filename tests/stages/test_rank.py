@@ -1,6 +1,7 @@
 """The command: scores to rankings, ties, noise, and what it refuses."""
 
 import json
+import shlex
 import sys
 
 import pytest
@@ -23,7 +24,7 @@ for line in sys.stdin:
 def by(tmp_path):
     path = tmp_path / "length.py"
     path.write_text(PROGRAM)
-    return f"cmd:{sys.executable} {path}"
+    return f"cmd:{shlex.quote(sys.executable)} {shlex.quote(str(path))}"
 
 
 def sample(*texts, **more):

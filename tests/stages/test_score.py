@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ for line in sys.stdin:
 @pytest.fixture
 def gold(tmp_path: Path) -> str:
     (tmp_path / "gold.py").write_text(GOLD)
-    return f"cmd:{sys.executable} {tmp_path / 'gold.py'}"
+    return f"cmd:{shlex.quote(sys.executable)} {tmp_path / 'gold.py'}"
 
 
 def scored(records: list[dict[str, object]], gold: str, **settings: object) -> list[dict[str, object]]:
@@ -80,7 +81,7 @@ def test_the_program_sees_the_records_id_or_its_number(tmp_path: Path):
         {"id": 70, "prompt": "p", "completion": "a"},
         {"prompt": "p", "completion": "c"},
     ]
-    out = scored(records, f"cmd:{sys.executable} {tmp_path / 'echo.py'}", batch_size=2)
+    out = scored(records, f"cmd:{shlex.quote(sys.executable)} {tmp_path / 'echo.py'}", batch_size=2)
     assert [c["score"] for c in out[0]["completions"]] == [0.0, 0.0]  # type: ignore[attr-defined]
     assert [record["score"] for record in out[1:]] == [70.0, 2.0]
 
@@ -109,7 +110,7 @@ def test_a_failing_scorer_ends_the_run(tmp_path: Path):
 def test_extra_answers_at_the_end_end_the_run(tmp_path: Path):
     (tmp_path / "extra.py").write_text(GOLD + "print('{\"score\": 1}')\n")
     with pytest.raises(RlhfkitError, match="unasked"):
-        scored(RECORDS, f"cmd:{sys.executable} {tmp_path / 'extra.py'}")
+        scored(RECORDS, f"cmd:{shlex.quote(sys.executable)} {tmp_path / 'extra.py'}")
 
 
 def test_no_records_is_no_output(gold: str):
