@@ -208,11 +208,12 @@ def _train(
             figures |= _center(model, demonstrations, setup, pad_id)
 
         def write(path: Path) -> None:
+            from rlhfkit.engine.metrics import finite
             from rlhfkit.files import write_json
 
             write_model(model, path, tokenizer, optimizer.masters)
             if report:
-                write_json(path / "eval.json", report)
+                write_json(path / "eval.json", finite(report))
 
         return run.finish(write, figures)
 

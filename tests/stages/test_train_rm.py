@@ -115,6 +115,14 @@ def test_the_evaluation_file_holds_what_the_scores_say(tiny: Tiny, tmp_path: Pat
     assert report["length"]["gap_length_correlation"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_one_held_out_ranking_has_no_standard_error(tiny: Tiny, tmp_path: Path) -> None:
+    one = tmp_path / "one.jsonl"
+    one.write_text(tiny.rankings.read_text().splitlines()[0])
+    summary = train(tiny, [str(tiny.rankings)], tmp_path / "out", eval=str(one), steps=1)
+    assert summary["eval/accuracy_se"] is None
+    assert json.loads((tmp_path / "out" / "eval.json").read_text())["accuracy_se"] is None
+
+
 def test_centring_makes_demonstrations_average_zero_and_keeps_differences(tiny: Tiny, tmp_path: Path) -> None:
     plain, centred = tmp_path / "plain", tmp_path / "centred"
     train(tiny, [str(tiny.rankings)], plain)
