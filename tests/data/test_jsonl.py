@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 
 from rlhfkit import context
-from rlhfkit.config import ReadConfig, TrainConfig
+from rlhfkit.config import ReadConfig
 from rlhfkit.data import sources
 from rlhfkit.data.jsonl import Reader, Row, encode, encode_lines, read_rows
 from rlhfkit.errors import BadRecords, CannotCreate, DataError, InputMissing, UsageError
+from rlhfkit.stages import sft
 
 
 class Notes(context.Reporter):
@@ -318,7 +319,7 @@ def test_rejects_appear_whole_or_not_at_all(tmp_path: Path):
     with pytest.raises(CannotCreate, match="exists already"):
         list(read_rows([path], settings))
     # A trainer that is started again to continue must not stumble over its own rejects.
-    resumed = TrainConfig(output=str(tmp_path / "run"), on_bad_line="skip", rejects=str(rejects))
+    resumed = sft.Config(model="m", output=str(tmp_path / "run"), on_bad_line="skip", rejects=str(rejects))
     assert len(list(read_rows([path], resumed))) == 20_000
 
 
