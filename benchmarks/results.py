@@ -286,10 +286,10 @@ def arithmetic(out: Path) -> Result:
     shape = shlex.split("--layers 3 --hidden 64 --heads 4 --context 96 --tie-embeddings")
     train = ("--batch-size", 32, "--steps", 300, "--lr", 8e-3, "--seed", 1)
     place.make("base", "pretrain", "corpus.safetensors", "--tokenizer", "tok", *shape, *train)
-    tune = ("--epochs", 1, "--batch-size", 32, "--lr", 2e-3, "--seed", 1)
+    tune = ("--epochs", 6, "--batch-size", 32, "--lr", 2e-3, "--seed", 1)
     place.make("sft", "sft", "sft.jsonl", "-m", "base", *tune)
     steps = shlex.split(
-        "--steps 60 --batch-size 256 --minibatches 4 --lr 4e-4 --value-lr 1e-3 --warmup 5"
+        "--steps 40 --batch-size 256 --minibatches 4 --lr 4e-4 --value-lr 1e-3 --warmup 5"
         " --ema-decay 0.95 --max-new-tokens 12 --kl-coef 0.01 --seed 1"
     )
     place.make("ppo", "ppo", "ppo.jsonl", "-m", "sft", "-r", verify, *steps)

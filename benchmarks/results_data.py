@@ -42,7 +42,7 @@ def arithmetic_files(directory: Path, *, seed: int) -> None:
     test, rest = questions[:1000], questions[1000:]
     drawn = rng.choices(rest, k=24_000)
     _write(directory / "pretrain.jsonl", ({"text": q + _answer(rng, t, 0.3) + "\n"} for q, t in drawn))
-    demos = ({"prompt": q, "completion": _answer(rng, t, 0.1)} for q, t in rest[:2000])
+    demos = ({"prompt": q, "completion": _answer(rng, t, 0.1)} for q, t in rest[:4000])
     _write(directory / "sft.jsonl", demos)
     _write(directory / "ppo.jsonl", ({"prompt": q} for q, _ in rest))
     _write(directory / "test.jsonl", ({"prompt": q} for q, _ in test))

@@ -199,13 +199,57 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str]]] = {
 }
 
 
+def goals(parts: dict[str, Result]) -> str:
+    """What was hoped for, and whether these figures show it."""
+    rows: list[tuple[str, bool]] = []
+    if "winrate" in parts:
+        ppo = [s["models"]["ppo"] for s in parts["winrate"]["seeds"].values()]
+        rows.append(("PPO beats SFT in every seed, intervals above 50%", all(r["ci_low"] > 0.5 for r in ppo)))
+    if "kl-sweep" in parts:
+        sweep = parts["kl-sweep"]["rows"]
+        best = max(sweep, key=lambda r: r["win_rate"])
+        sides = [any(r["ci_high"] < best["ci_low"] for r in side) for side in _sides(sweep, best)]
+        rows.append(("A lower KL coefficient than the best is worse, with disjoint intervals", sides[0]))
+        rows.append(("A higher one is worse, with disjoint intervals", sides[1]))
+    if "over-optimisation" in parts:
+        enough = parts["over-optimisation"]["fall_in_se"] >= 2
+        rows.append(("Without a penalty the gold score falls from its peak by two standard errors", enough))
+    if "rm-ladder" in parts:
+        ladder = {r["rankings"]: r["accuracy"] for r in parts["rm-ladder"]["rows"]}
+        rows.append(("500 rankings leave the reward model near chance (below 60%)", ladder[500] < 0.6))
+        rows.append(("10,000 rankings bring it to 70%", ladder[10_000] >= 0.7))
+    if "ptx" in parts:
+        base, ppo_row = (parts["ptx"]["rows"][i] for i in (0, 2))
+        mixed = parts["ptx"]["rows"][3:]
+        cheap = [r for r in mixed if r["loss"] - base["loss"] <= 0.2]
+        rows.append(("PPO-ptx is within 0.2 nats of the base on pretraining text", bool(cheap)))
+        even = any(r["win_rate"] >= ppo_row["ci_low"] for r in cheap)
+        rows.append(("... at a win rate within the interval of plain PPO", even))
+    if "rounds" in parts:
+        second = parts["rounds"]["rows"][1:]
+        rows.append(
+            ("A second round beats the first", any(r["over_round_1"]["ci_low"] > 0.5 for r in second))
+        )
+    if "arithmetic" in parts:
+        rates = {(r["model"], r["how"]): r for r in parts["arithmetic"]["rows"]}
+        better = rates["ppo", "sampled"]["ci_low"] > rates["sft", "sampled"]["ci_high"]
+        rows.append(("A verifier as reward raises the success of sampled answers, intervals apart", better))
+    return table(["hoped for", "shown"], [[words, "yes" if shown else "**no**"] for words, shown in rows])
+
+
+def _sides(rows: list[Result], best: Result) -> tuple[list[Result], list[Result]]:
+    at = rows.index(best)
+    return rows[:at], rows[at + 1 :]
+
+
 def write_report(out: Path, report: Path) -> None:
     """Write the report over the parts that were measured, and their picture beside it."""
-    text, missing = [HEAD], []
+    files = {name: out / f"{name}.json" for name in SECTIONS}
+    parts = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+    text, missing = [HEAD, f"## What it shows, and what not\n\n{goals(parts)}"], []
     for name, (title, section) in SECTIONS.items():
-        file = out / f"{name}.json"
-        if file.exists():
-            text.append(f"## {title}\n\n{section(json.loads(file.read_text()))}")
+        if name in parts:
+            text.append(f"## {title}\n\n{section(parts[name])}")
         else:
             missing.append(f"- {title} (`--only {name}`)")
     if missing:
