@@ -113,8 +113,8 @@ def rm_ladder(result: Result) -> str:
         f"Seed {result['seed']}; rankings of six answers with noisy labels (scale 0.5); one epoch, 8 "
         "rankings a step, so that more data also means more steps. Accuracy is on "
         f"{result['rows'][0]['pairs']:,} pairs of held-out prompts in the order of the gold score, standard "
-        "error clustered by prompt. The fine-tuned model that they start from makes some hundred rankings "
-        "enough to leave chance behind.\n\n" + table(["rankings", "accuracy"], rows)
+        "error clustered by prompt. All start from the fine-tuned model, and a ranking is up to 15 pairs.\n\n"
+        + table(["rankings", "accuracy"], rows)
     )
 
 
@@ -128,8 +128,8 @@ def ptx(result: Result) -> str:
     return (
         f"Seed {result['seed']}, the demo's PPO (KL coefficient 0.3, 50 iterations), without and with "
         "`--ptx run/corpus.safetensors --ptx-coef G --ptx-batch-size 16`. Loss in nats per token on text of "
-        "another seed of the generator. On this world the two goals pull apart: most pretraining documents "
-        "answer badly, and a document's first question looks like a prompt.\n\n"
+        "another seed of the generator. A likely reason for the price in win rate: most pretraining "
+        "documents answer badly, and a document's first question looks just like a prompt.\n\n"
         + table(["model", "pretraining loss", "above base", "gold win rate over SFT"], rows)
     )
 
