@@ -48,7 +48,7 @@ def environment() -> dict[str, str]:
     return {**kept, "PATH": path, "PYTHONPATH": str(TOP), "OMP_NUM_THREADS": "1"}
 
 
-def run(*words: str | Path, cwd: Path, stdin: bytes | None = None, timeout: float = 120) -> Done:
+def run(*words: str | Path, cwd: Path, stdin: bytes | None = None, timeout: float = 280) -> Done:
     done = subprocess.run(
         [sys.executable, "-m", "rlhfkit", *map(str, words)],
         cwd=cwd,
