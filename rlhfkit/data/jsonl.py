@@ -17,8 +17,9 @@ import msgspec
 
 from rlhfkit import context
 from rlhfkit.config import ReadConfig, TrainConfig
+from rlhfkit.data.rows import Row, parse_map
 from rlhfkit.data.sources import STDIN, Block, check_inputs, line_blocks
-from rlhfkit.data.strict import Fields, Malformed, Parser, Parts
+from rlhfkit.data.strict import Fields, Malformed, Parser
 from rlhfkit.errors import BadRecords, DataError, RlhfkitError, UsageError
 from rlhfkit.files import atomic_file
 
@@ -26,79 +27,11 @@ T = TypeVar("T")
 Record = dict[str, object]
 #: File names ("-" is standard input), or records given by a Python caller.
 Source = Sequence[str | os.PathLike[str]] | Iterable[Mapping[str, object]]
-#: A new name and the path of the old one.
-Rename = tuple[str, tuple[str, ...]]
 
 MAX_ERRORS = 10
 _RECORDS_PER_BLOCK = 256
-_decode = msgspec.json.Decoder().decode
 _decode_fields = msgspec.json.Decoder(Fields).decode
-_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encoder = msgspec.json.Encoder()
-
-
-class Row(msgspec.Struct, gc=False):
-    """One object of the input."""
-
-    source: str
-    line: int
-    raw: bytes  # the line as read
-    fields: Fields  # the fields as they are written, in order
-    parts: Parts  # what is known of those that are not strings; see rlhfkit.data.strict
-
-    @property
-    def where(self) -> str:
-        """`file:line`, for messages."""
-        return f"{self.source}:{self.line}"
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """All fields decoded, anew at every call."""
-        return {name: self.value(name) for name in self.fields}
-
-    def value(self, name: str) -> Any:
-        """One field decoded; None where there is none."""
-        if name not in self.fields:
-            return None
-        part = self.parts.get(name, _STRING)
-        if part is _STRING:
-            return _decode(self.fields[name])
-        if type(part) is list and part and type(part[0]) is msgspec.Raw:
-            return list(map(_decode, part))
-        return part
-
-    def rename(self, new: str, old: str) -> None:
-        """Read the field `old` under the name `new`."""
-        self.fields[new] = self.fields.pop(old)
-        self.parts.pop(new, None)
-        if old in self.parts:
-            self.parts[new] = self.parts.pop(old)
-
-    def replace(self, name: str, raw: msgspec.Raw) -> None:
-        """Put other JSON into a field."""
-        self.fields[name] = raw
-        self.parts.pop(name, None)
-        value = _decode(raw)
-        if type(value) is not str:
-            self.parts[name] = value
-
-    def map(self, new: str, path: tuple[str, ...]) -> bool:
-        """Read what stands at `path`, the name of a field and of fields inside it, under the name `new`.
-
-        Returns whether anything stands there.
-        """
-        old = ".".join(path)
-        if old in self.fields:
-            if old != new:
-                self.rename(new, old)
-            return True
-        found = _at(self.fields, path)
-        if found is not None:
-            self.replace(new, found)
-        return found is not None
-
-
-_STRING: Any = object()
 
 
 class Reader(Generic[T]):
@@ -119,7 +52,7 @@ class Reader(Generic[T]):
         self._reading = reading
         self._convert = convert
         self._parser = Parser()
-        self._renames = tuple(_parse_map(setting) for setting in reading.map)
+        self._renames = tuple(parse_map(setting) for setting in reading.map)
         self._unused = set(self._renames)
         self._first_bad: DataError | None = None
         self.count = self.bad = self.blank = 0
@@ -334,35 +267,6 @@ def _write_reject(file: BinaryIO | None, error: DataError, block: Block, index: 
             "raw": raw,
         }
         file.write(encode(reject) + b"\n")
-
-
-# -- renaming ----------------------------------------------------------------------------------------------
-
-
-def _parse_map(setting: str) -> Rename:
-    new, equals, old = setting.partition("=")
-    if not new or not equals or not old:
-        raise UsageError(
-            f"{setting!r} is not NEW=OLD", where="--map", hint="for example --map completion=answer"
-        )
-    return new, tuple(old.split("."))
-
-
-def _at(fields: Fields, path: tuple[str, ...]) -> msgspec.Raw | None:
-    """The JSON at a path of field names and list indices, None where there is none."""
-    found = fields.get(path[0])
-    for part in path[1:]:
-        if found is None:
-            return None
-        first = bytes(found)[:1]
-        if first == b"{":
-            found = _decode_fields(found).get(part)
-        elif first == b"[" and part.isdigit():
-            items = _decode_items(found)
-            found = items[int(part)] if int(part) < len(items) else None
-        else:
-            found = None
-    return found
 
 
 # -- writing -----------------------------------------------------------------------------------------------

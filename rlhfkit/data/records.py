@@ -6,6 +6,7 @@ line it came from, and `fields`: all of the original, as it was written, for who
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -88,6 +89,7 @@ class Sample(_OfRow, frozen=True, gc=False, kw_only=True):
     def with_scores(self, scores: Sequence[float]) -> Record:
         """The record with one score beside each completion, everything else unchanged."""
         assert len(scores) == len(self.completions)
+        assert all(map(math.isfinite, scores))
         fields = self.row.fields
         if self.single:
             return {**fields, "score": float(scores[0])}
@@ -155,8 +157,11 @@ class Ranking(_OfRow, frozen=True, gc=False, kw_only=True):
             return pieces
         for a, b in indices:
             better, worse = self.decoded[a].score, self.decoded[b].score
-            lead = b"" if better is None or worse is None else b',"margin":%b' % _encode(better - worse)
-            pieces += [start, texts[a], between, texts[b], end, lead, b"}\n"]
+            lead = None if better is None or worse is None else better - worse
+            if lead is not None and not math.isfinite(lead):
+                raise bad(self.row, "ranking.completions", f"scores too far apart: {better} and {worse}")
+            extra = b"" if lead is None else b',"margin":%b' % _encode(lead)
+            pieces += start, texts[a], between, texts[b], end, extra, b"}\n"
         return pieces
 
 

@@ -7,7 +7,6 @@ A prompt is a string or a list of messages. A completion is a string, a list of 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import msgspec
@@ -82,12 +81,13 @@ def check_id(row: Row, kind: str) -> None:
 
 
 def number(row: Row, path: str, value: object) -> float:
-    """A finite number (JSON has no others, but a Python caller may)."""
+    """A number as a float."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise bad(row, path, f"expected a number, got {kind_of(value)}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise bad(row, path, f"{value} is not finite")
-    return value
+    try:
+        return float(value)
+    except OverflowError:
+        raise bad(row, path, "an integer too large for a float") from None
 
 
 def text_field(row: Row, path: str, value: object) -> str:

@@ -219,6 +219,10 @@ def test_samples():
             "sample.completions[0].score: expected a number",
         ),
         ({"prompt": "p", "completion": "c", "score": True}, "sample.score: expected a number, got true"),
+        (
+            {"prompt": "p", "completion": "c", "score": 10**400},
+            "sample.score: an integer too large for a float",
+        ),
     ],
 )
 def test_bad_samples(record: dict[str, Any], message: str):

@@ -157,6 +157,13 @@ def test_margin():
     assert [pair["margin"] for pair in expand(record, margin=True)] == [2.5]
     assert "margin" not in expand(record)[0]
     assert "margin" not in expand(ranking([[0], [1]]), margin=True)[0]
+    far = {
+        "prompt": "p",
+        "completions": [{"text": "a", "score": 1e308}, {"text": "b", "score": -1e308}],
+        "ranks": [1, 2],
+    }
+    with pytest.raises(DataError, match="too far apart"):
+        expand(far, margin=True)
 
 
 # -- --max-pairs -------------------------------------------------------------------------------------------
