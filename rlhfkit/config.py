@@ -10,8 +10,8 @@ tuple[str, ...] (a repeatable flag). A bool with default False is `--name`; with
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, Literal, TypeVar
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,14 @@ class ReadConfig(CommonConfig):
     max_line_bytes: int = option(
         64 * 2**20, group=INPUT, minimum=1, metavar="BYTES", help="Refuse a line longer than this."
     )
+
+
+Reading = TypeVar("Reading", bound=ReadConfig)
+
+
+def for_further_inputs(reading: Reading) -> Reading:
+    """How a command reads its further files, such as held-out records: without --limit and --rejects."""
+    return replace(reading, limit=None, rejects=None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rlhfkit import context
-from rlhfkit.config import MODEL, RUN, TRAINING, Inputs, ReadConfig, TrainConfig, option
+from rlhfkit.config import MODEL, RUN, TRAINING, Inputs, ReadConfig, TrainConfig, for_further_inputs, option
 from rlhfkit.engine.presets import PRESETS
 from rlhfkit.errors import UsageError
 from rlhfkit.scorers.config import ScorerConfig
@@ -202,7 +202,8 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
         context.warn(line)
     held_out = None
     if config.eval is not None:
-        held_out, _ = prompt_sequences(read_records([config.eval], Prompt, config).whole(), tokenizer, room)
+        reading = for_further_inputs(config)
+        held_out, _ = prompt_sequences(read_records([config.eval], Prompt, reading).whole(), tokenizer, room)
     total, _ = plan_steps(len(data.records), config.batch_size, epochs=config.epochs, steps=config.steps)
     if config.dry_run:
         return _dry_run(config, setup, actors, tokenizer, data.sequences, account.facts(), total)

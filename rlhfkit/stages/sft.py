@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rlhfkit import context
-from rlhfkit.config import MODEL, TRAINING, Inputs, ReadConfig, TrainConfig, option
+from rlhfkit.config import MODEL, TRAINING, Inputs, ReadConfig, TrainConfig, for_further_inputs, option
 
 if TYPE_CHECKING:
     from rlhfkit.data.batching import Example
@@ -63,7 +63,9 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
     max_len = min(config.max_seq_len or model.config.max_seq_len, model.config.max_seq_len)
 
     def read(source: Source) -> list[Example]:
-        records = read_records(source, Demonstration, config).whole()
+        records = read_records(
+            source, Demonstration, config if source is inputs else for_further_inputs(config)
+        ).whole()
         examples, account = demonstration_examples(records, tokenizer, max_len, loss_on=config.loss_on)
         if not examples:
             raise DataError("no records", hint="give a file of demonstrations")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rlhfkit import context
-from rlhfkit.config import MODEL, TRAINING, Inputs, RankingReadConfig, TrainConfig, option
+from rlhfkit.config import MODEL, TRAINING, Inputs, RankingReadConfig, TrainConfig, for_further_inputs, option
 
 if TYPE_CHECKING:
     from rlhfkit.data.comparisons import Comparison
@@ -94,7 +94,7 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
     facts: dict[str, object] = {}
 
     def read(source: Source) -> list[Comparison]:
-        records = read_preferences(source, config).whole()
+        records = read_preferences(source, config if source is inputs else for_further_inputs(config)).whole()
         skip = config.on_bad_line == "skip"
         elements, account = comparisons(records, tokenizer, max_len, skip_bad=skip)
         if not elements:
@@ -224,7 +224,7 @@ def _demonstrations(config: Config, tokenizer: Tokenizer, max_len: int) -> list[
 
     if config.center_on is None:
         return []
-    records = read_records([config.center_on], Demonstration, config).whole()
+    records = read_records([config.center_on], Demonstration, for_further_inputs(config)).whole()
     examples, _ = demonstration_examples(records, tokenizer, max_len, loss_on="all")
     return [list(e.ids) for e in examples]
 

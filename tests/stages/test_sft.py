@@ -180,3 +180,12 @@ def test_evaluation_is_the_mean_over_the_held_out_tokens(tiny: Tiny, tmp_path: P
     """With learning rate 0, training on all records in one batch has the loss that evaluating them has."""
     summary = fine_tune(tiny, [str(tiny.demos)], tmp_path / "out", batch_size=120, eval=str(tiny.demos))
     assert summary["eval/loss"] == pytest.approx(summary["loss/train"], rel=1e-5)
+
+
+def test_limit_is_for_the_demonstrations_not_for_the_held_out_ones(tiny: Tiny, tmp_path: Path) -> None:
+    def held_out_loss(name: str, limit: int | None) -> float:
+        settings = {"steps": 1, "batch_size": 4, "lr": 0.0, "limit": limit, "eval": str(tiny.demos)}
+        config = sft.Config(model=str(tiny.sft), output=str(tmp_path / name), **settings)  # type: ignore[arg-type]
+        return float(str(sft.run([str(tiny.demos)], config)["eval/loss"]))
+
+    assert held_out_loss("some", 4) == held_out_loss("all", None)
