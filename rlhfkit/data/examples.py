@@ -33,7 +33,6 @@ class Account:
             "records": self.records,
             "conversations": self.conversations,
             "truncated": self.truncated,
-            "left_out": self.left_out,
             "dropped": dict(self.dropped),
         }
 

@@ -102,7 +102,8 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
         for line in account.lines():
             context.note(line)
         if source is inputs:
-            facts.update(account.facts() | {"longer_wins": longer_wins(elements)})
+            counts = {"records": account.records, "left_out": account.left_out, "dropped": account.dropped}
+            facts.update(counts | {"longer_wins": longer_wins(elements)})
             context.note(f"the longer answer wins {facts['longer_wins']:.0%} of the pairs")
         return elements
 
