@@ -59,8 +59,9 @@ def compile_blocks(*models: Transformer | ScalarModel, dynamic: bool = True) -> 
 def keep_freed_memory() -> None:
     """Ask glibc to keep freed memory instead of giving it back to the kernel after every step.
 
-    A training step frees and takes the same large buffers again; handing them back costs page faults, which
-    on CPU are up to a third of a step. Other C libraries are left as they are.
+    A training step frees and takes the same large buffers again, and handing them back costs page faults.
+    Measured on two cores of an AMD EPYC, a step of a model of ten million parameters was 1% shorter in
+    float32 and 4% in bfloat16. Other C libraries are left as they are.
     """
     import ctypes
 
