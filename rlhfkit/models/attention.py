@@ -14,11 +14,17 @@ from torch import Tensor
 
 #: Query rows and keys of one block of a decoding step, see `_weighted_by_blocks`.
 ROW_BLOCK, KEY_BLOCK = 4, 128
+#: Rows up to this long are attended to by matrix products where those are fast, see `by_products`.
+PRODUCT_LENGTH = 512
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The two masks of one forward, True = may look; None = every earlier position and itself."""
+    """The two masks of one forward; None = every earlier position and itself.
+
+    Either boolean, True = may look, or numbers to add to the scores (0 or minus infinity), which ask for
+    attention by matrix products.
+    """
 
     #: (B|1, 1, S, L) for layers that see everything
     full: Tensor | None = None
@@ -28,6 +34,15 @@ class Plan:
     decode: bool = False
 
 
+def by_products(device: torch.device, dtype: torch.dtype, length: int) -> bool:
+    """Is attention over rows of `length` faster as two batched matrix products than in torch's kernel?
+
+    Measured on an AMD EPYC with bfloat16 instructions, forward and backward: twice as fast at 256 tokens,
+    three times below 200, half again as fast at 512, slower at 1024; never in float32.
+    """
+    return device.type == "cpu" and dtype == torch.bfloat16 and length <= PRODUCT_LENGTH
+
+
 def plan_prefill(
     length: int,
     device: torch.device,
@@ -35,9 +50,10 @@ def plan_prefill(
     key_mask: Tensor | None,  # (B, S) bool; None where rows are padded on the right or not at all
     segment_ids: Tensor | None,  # (B, S) int: a token sees only its own segment
     window: int | None,
+    additive: torch.dtype | None = None,  # masks in this dtype, for attention by matrix products
 ) -> Plan:
     """The plan for whole rows."""
-    masked = key_mask is not None or segment_ids is not None
+    masked = key_mask is not None or segment_ids is not None or additive is not None
     if window is None or length <= window:
         window = None
         if not masked:
@@ -51,7 +67,14 @@ def plan_prefill(
         # A padded query would see nothing, and a softmax over nothing is NaN: let it see itself.
         full = full & (key_mask[:, None, None, :] | (distance == 0)[None, None])
     sliding = full if window is None else full & (distance < window)[None, None]
+    if additive is not None:
+        full_numbers = _additive(full, additive)
+        return Plan(full_numbers, full_numbers if sliding is full else _additive(sliding, additive))
     return Plan(full=full if masked else None, sliding=sliding)
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
 def plan_decode(lengths: Tensor, used: int, *, ragged: bool, window: int | None) -> Plan:
@@ -71,12 +94,14 @@ def attend(
     k: Tensor,  # (B, K, L, E)
     v: Tensor,  # (B, K, L, E)
     *,
-    mask: Tensor | None,  # (B|1, 1, S, L) bool
+    mask: Tensor | None,  # (B|1, 1, S, L) bool, or to add
     decode: bool,
     scale: float,
     softcap: float | None,
 ) -> Tensor:
     """Weighted values (B, H, S, E) in the dtype of `q`."""
+    if mask is not None and mask.dtype != torch.bool:
+        return _attend_by_products(q, k, v, mask=mask, scale=scale)
     if decode or softcap is not None:
         if mask is None and not decode:
             mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()[None, None]
@@ -84,6 +109,20 @@ def attend(
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
     )
+
+
+def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor, scale: float) -> Tensor:
+    """Attention over whole rows as batched matrix products, scores and weights in the dtype of `q`."""
+    batch, heads, length, dim = q.shape
+    kv_heads, group = k.shape[1], heads // k.shape[1]
+    rows = q.reshape(batch * kv_heads, group * length, dim)
+    keys, values = (x.reshape(batch * kv_heads, length, dim) for x in (k, v))
+    if len(mask) == 1:
+        scores = torch.baddbmm(mask[0].repeat(1, group, 1), rows, keys.transpose(1, 2), alpha=scale)
+    else:
+        scores = (rows * scale) @ keys.transpose(1, 2)  # (B K, G S, L)
+        scores = (scores.view(batch, heads, length, length) + mask).view_as(scores)
+    return (scores.softmax(dim=-1) @ values).view(batch, heads, length, dim)
 
 
 def _attend_plainly(

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlhfkit.models.attention import Plan, attend, plan_decode, plan_prefill
+from rlhfkit.models.attention import Plan, attend, by_products, plan_decode, plan_prefill
 from rlhfkit.models.cache import KVCache
 from rlhfkit.models.config import ModelConfig, Rope
 from rlhfkit.models.layout import Layout
@@ -221,8 +221,14 @@ class Transformer(nn.Module):
             assert cache is None or key_mask is None, "a cache is filled from rows padded on the right"
             positions = _positions(input_ids, position_ids, key_mask, segment_ids)
             row_lengths = _row_lengths(positions, attention_mask)
+            products = self.config.attention_softcap is None and by_products(self.device, self.dtype, length)
             plan = plan_prefill(
-                length, input_ids.device, key_mask=key_mask, segment_ids=segment_ids, window=window
+                length,
+                input_ids.device,
+                key_mask=key_mask,
+                segment_ids=segment_ids,
+                window=window,
+                additive=self.dtype if products else None,
             )
         x = self._run_layers(self._embed(input_ids, positions), positions, row_lengths, plan, cache)
         if cache is not None:
