@@ -136,10 +136,10 @@ _rlhfkit() {
             esac
             ;;
         train-rm)
-            flags='-q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes --rank-order -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --dtype --device --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run -m --model --loss --center-coef --margin --center-on --config -h --help'
+            flags='-q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes --rank-order -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --dtype --device --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run -m --model --loss --center-coef --margin --center-on --center-scale --head-std --config -h --help'
             kind=files choices=''
             case $previous in
-                --map | --limit | --max-line-bytes | --steps | --epochs | --batch-size | --micro-batch-size | --lr | --warmup | --weight-decay | --grad-clip | --max-seq-len | --seed | --save-every | --keep | --eval-every | --log-every | --center-coef) value=none ;;
+                --map | --limit | --max-line-bytes | --steps | --epochs | --batch-size | --micro-batch-size | --lr | --warmup | --weight-decay | --grad-clip | --max-seq-len | --seed | --save-every | --keep | --eval-every | --log-every | --center-coef | --head-std) value=none ;;
                 --on-bad-line) value=words choices='stop skip' ;;
                 --rejects | --eval | --center-on | --config) value=files ;;
                 --rank-order) value=words choices='order ranks' ;;
@@ -148,6 +148,7 @@ _rlhfkit() {
                 --dtype) value=words choices='auto float32 bfloat16' ;;
                 --device) value=words choices='auto cpu cuda' ;;
                 --loss) value=words choices='pairwise best-of-k' ;;
+                --center-scale) value=words choices='off after both' ;;
             esac
             ;;
         ppo)

@@ -298,7 +298,9 @@ complete -c rlhfkit -n '__fish_seen_subcommand_from train-rm' -s m -l model -x -
 complete -c rlhfkit -n '__fish_seen_subcommand_from train-rm' -l loss -x -a 'pairwise best-of-k' -d 'Loss over all pairs, or a softmax over who is best (Ziegler et al., 2019)'
 complete -c rlhfkit -n '__fish_seen_subcommand_from train-rm' -l center-coef -x -d 'Add C (r_w + r_l)^2 per pair, which holds scores near 0'
 complete -c rlhfkit -n '__fish_seen_subcommand_from train-rm' -l margin -d 'Ask the winner to lead by the pair\'s `margin`'
-complete -c rlhfkit -n '__fish_seen_subcommand_from train-rm' -l center-on -r -F -d 'After training, shift scores so that these demonstrations average 0'
+complete -c rlhfkit -n '__fish_seen_subcommand_from train-rm' -l center-on -r -F -d 'After training, shift scores so that these demonstrations or samples average 0'
+complete -c rlhfkit -n '__fish_seen_subcommand_from train-rm' -l center-scale -x -a 'off after both' -d 'Scale scores to variance 1 on --center-on, too: after training, or both before and after'
+complete -c rlhfkit -n '__fish_seen_subcommand_from train-rm' -l head-std -x -d 'Standard deviation of a fresh head\'s weights (default: 1/sqrt(D + 1), D the model\'s width)'
 complete -c rlhfkit -n '__fish_seen_subcommand_from train-rm' -l config -r -F -d 'Read settings from this TOML file: a table per command, [sft] lr = 1e-5'
 complete -c rlhfkit -n '__fish_seen_subcommand_from ppo' -F
 complete -c rlhfkit -n '__fish_seen_subcommand_from ppo' -l scorer-timeout -x -d 'Longest silence of cmd: and longest single request of http: before it counts as failed'

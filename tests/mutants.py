@@ -39,6 +39,7 @@ T_PPO, T_KL, T_RANK = "objectives/test_ppo.py", "objectives/test_kl.py", "object
 T_DRAW, T_GENERATE = "engine/test_draw.py", "engine/test_generate.py"
 ROLLOUT, STEP = "engine/rollout.py", "engine/ppo.py"
 T_STEP = "engine/test_ppo_arithmetic.py"
+CENTER, T_RM = "engine/centering.py", "stages/test_train_rm.py"
 
 MUTANTS = [
     # whitening and statistics
@@ -91,6 +92,11 @@ MUTANTS = [
     Mutant("ranking: margin with the wrong sign", RANK, "gap - margins", "gap + margins", T_RANK),
     Mutant("ranking: centring pulls the gap", RANK, "(chosen + rejected) ** 2", "(chosen - rejected) ** 2", T_RANK),
     Mutant("best of k: one softmax over the batch", RANK, "count = int(rankings.max()) + 1 if len(rankings) else 0", "rankings = rankings * 0; count = 1 if len(rankings) else 0", T_RANK),
+    # the zero and the unit of a reward model
+    Mutant("centring: the offset does not know the gain", CENTER, "-float(scores.mean()) * gain", "-float(scores.mean())", T_RM),
+    Mutant("centring: unbiased variance", CENTER, "float(scores.std())", "float(scores.std(ddof=1))", T_RM),
+    Mutant("centring: the saved weights keep their scale", CENTER, "in (model.score.weight, master) if w is not None", "in (model.score.weight,)", T_RM),
+    Mutant("centring: an offset that stood before counts", CENTER, "    model.score_offset = 0.0\n", "", T_RM),
     # sampling
     Mutant("draw: temperature multiplies", DRAW, "logits / sampling.temperature", "logits * sampling.temperature", T_DRAW),
     Mutant("draw: top_p drops the boundary token", DRAW, "before = ranked.cumsum(-1, dtype=torch.float64) - ranked", "before = ranked.cumsum(-1, dtype=torch.float64)", T_DRAW),

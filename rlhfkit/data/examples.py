@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rlhfkit.data.batching import Example
-from rlhfkit.data.records import Demonstration, Prompt
+from rlhfkit.data.records import Demonstration, Prompt, Sample
 from rlhfkit.data.shapes import Message
 from rlhfkit.data.tokenizer import Tokenizer, completion_ids, prompt_ids
 from rlhfkit.errors import DataError
@@ -132,6 +132,34 @@ def answer_ids(
     """(prompt ids, answer ids with the end token) of one answer to a prompt."""
     chat = None if isinstance(prompt, str) else prompt
     return prompt_ids(tokenizer, prompt), completion_ids(tokenizer, answer, prompt=chat)
+
+
+def answer_sequences(
+    records: Iterable[Demonstration | Sample], tokenizer: Tokenizer, max_len: int
+) -> tuple[list[list[int]], Account]:
+    """Every answer with its prompt, as a reward model reads it: those over `max_len` tokens are left out.
+
+    Raises DataError when nothing is left.
+    """
+    account = Account()
+    sequences: list[list[int]] = []
+    for record in records:
+        account.records += 1
+        with _located(record.where):
+            if isinstance(record, Sample):
+                pairs = (answer_ids(tokenizer, record.prompt, c.turns) for c in record.completions)
+                found = [before + after for before, after in pairs]
+            else:
+                found = [_demonstration(record, tokenizer)[0]]
+        fitting = [ids for ids in found if len(ids) <= max_len]
+        account.left_out += len(found) - len(fitting)
+        sequences += fitting
+    if account.records and not sequences:
+        raise DataError(
+            f"none of the {account.records} records has an answer that fits {max_len} tokens",
+            hint="raise --max-seq-len",
+        )
+    return sequences, account
 
 
 @dataclass(frozen=True)

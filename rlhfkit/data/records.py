@@ -237,6 +237,18 @@ def read_preferences(inputs: Source, reading: ReadConfig) -> Reader[Pair | Ranki
     return Reader(inputs, reading, convert, remarks)
 
 
+def read_answers(inputs: Source, reading: ReadConfig) -> Reader[Demonstration | Sample]:
+    """Demonstrations and samples, also mixed: a record with `completions` is a sample."""
+    remarks: Counter[str] = Counter()
+    demonstration, sample = converter(Demonstration, reading, remarks), converter(Sample, reading, remarks)
+
+    def convert(row: Row) -> Demonstration | Sample:
+        several = "completions" in row.fields or "responses" in row.fields
+        return sample(row) if several else demonstration(row)
+
+    return Reader(inputs, reading, convert, remarks)
+
+
 # -- from rows ---------------------------------------------------------------------------------------------
 
 

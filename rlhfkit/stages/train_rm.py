@@ -11,11 +11,13 @@ The result is a ...ForSequenceClassification directory with one label.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rlhfkit import context
 from rlhfkit.config import MODEL, TRAINING, Inputs, RankingReadConfig, TrainConfig, for_further_inputs, option
+from rlhfkit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from rlhfkit.data.comparisons import Comparison
@@ -70,7 +72,19 @@ class Config(TrainConfig, RankingReadConfig):
         None,
         group=TRAINING,
         metavar="FILE",
-        help="After training, shift scores so that these demonstrations average 0.",
+        help="After training, shift scores so that these demonstrations or samples average 0.",
+    )
+    center_scale: Literal["off", "after", "both"] = option(
+        "off",
+        group=TRAINING,
+        help="Scale scores to variance 1 on --center-on, too: after training, or both before and after.",
+    )
+    head_std: float | None = option(
+        None,
+        group=TRAINING,
+        minimum=0,
+        metavar="STD",
+        help="Standard deviation of a fresh head's weights (default: 1/sqrt(D + 1), D the model's width).",
     )
 
 
@@ -81,13 +95,16 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
     from rlhfkit.data.records import read_preferences
     from rlhfkit.data.tokenizer import Tokenizer
     from rlhfkit.engine import setup as engine
-    from rlhfkit.errors import DataError
     from rlhfkit.models.hub import resolve
-    from rlhfkit.models.loading import load_scalar
+    from rlhfkit.models.loading import kind_of, load_scalar
 
+    _check(config, fresh_head=kind_of(config.model) == "causal")
     setup = engine.prepare(config)
     tokenizer = Tokenizer.from_dir(resolve(config.model))
     model = load_scalar(config.model, dtype=setup.dtype, device=setup.device, init_head=config.seed)
+    if config.head_std is not None:
+        # A fresh head is drawn with the deviation of Stiennon et al.'s code; their paper prints 1/(D + 1).
+        model.score.weight.data *= config.head_std * (model.config.hidden_size + 1) ** 0.5
     if config.compile:
         engine.compile_blocks(model)
     max_len = min(config.max_seq_len or model.config.max_seq_len, model.config.max_seq_len)
@@ -109,6 +126,7 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
 
     elements = read(inputs)
     held_out = read([config.eval]) if config.eval else []
+    answers = _answers(config, tokenizer, max_len)
     total, items = plan_steps(len(elements), config.batch_size, epochs=config.epochs, steps=config.steps)
     if config.dry_run:
         count = engine.parameter_count(model)
@@ -136,7 +154,18 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
             ),
             example=[(text, True)],
         )
-    return _train(config, setup, model, tokenizer, elements, held_out, total, items, max_len)
+    return _train(config, setup, model, tokenizer, elements, held_out, answers, total, items)
+
+
+def _check(config: Config, *, fresh_head: bool) -> None:
+    if config.center_scale != "off" and config.center_on is None:
+        raise UsageError(
+            "needs something to measure scores on",
+            where="--center-scale",
+            hint="name demonstrations or samples of the reference policy with --center-on FILE",
+        )
+    if config.head_std is not None and not fresh_head:
+        raise UsageError(f"{config.model} is a reward model and has its head already", where="--head-std")
 
 
 def _train(
@@ -146,12 +175,13 @@ def _train(
     tokenizer: Tokenizer,
     elements: list[Comparison],
     held_out: list[Comparison],
+    answers: list[list[int]],
     total: int,
     items: int,
-    max_len: int,
 ) -> dict[str, object]:
     from rlhfkit.data.batching import Order, step_items
     from rlhfkit.data.comparisons import fold
+    from rlhfkit.engine.centering import recenter
     from rlhfkit.engine.loop import Figures, fit, optimize
     from rlhfkit.engine.optim import AdamW, learning_rate
     from rlhfkit.engine.preferences import evaluate_preferences, ranking_batches, ranking_objective
@@ -160,11 +190,13 @@ def _train(
     from rlhfkit.engine.setup import digest_of_examples, model_digest
 
     dist, device, pad_id = setup.dist, setup.device, tokenizer.pad_id
-    demonstrations = _demonstrations(config, tokenizer, max_len)
     data = {"model": model_digest(config.model), "records": digest_of_examples(fold(elements))}
-    if demonstrations:
-        data["center_on"] = digest_of_examples([(ids, [True]) for ids in demonstrations])
+    if answers:
+        data["center_on"] = digest_of_examples([(ids, [True]) for ids in answers])
+    center = partial(recenter, model, answers, tokens=setup.token_budget, pad_id=pad_id, device=device)
     with Run.open("train-rm", config, dist, data=data) as run:
+        if config.center_scale == "both":
+            center(scale=True)
         order = Order(len(elements), config.seed)
         optimizer = AdamW(model, weight_decay=config.weight_decay)
         if run.resumed_from:
@@ -205,8 +237,11 @@ def _train(
             snapshot=lambda: Snapshot({"optimizer": optimizer.tensors()}, {}),
             evaluate=evaluate if held_out else None,
         )
-        if demonstrations:
-            figures |= _center(model, demonstrations, setup, pad_id)
+        if answers:
+            scale = config.center_scale != "off"
+            figures |= center(scale=scale, master=optimizer.masters["score.weight"])
+            if scale and held_out:  # losses and calibration are those of the scores that are saved
+                figures |= evaluate()
 
         def write(path: Path) -> None:
             from rlhfkit.engine.metrics import finite
@@ -219,26 +254,17 @@ def _train(
         return run.finish(write, figures)
 
 
-def _demonstrations(config: Config, tokenizer: Tokenizer, max_len: int) -> list[list[int]]:
-    from rlhfkit.data.examples import demonstration_examples
-    from rlhfkit.data.records import Demonstration, read_records
+def _answers(config: Config, tokenizer: Tokenizer, max_len: int) -> list[list[int]]:
+    """The token sequences of --center-on."""
+    from rlhfkit.data.examples import answer_sequences
+    from rlhfkit.data.records import read_answers
 
     if config.center_on is None:
         return []
-    records = read_records([config.center_on], Demonstration, for_further_inputs(config)).whole()
-    examples, _ = demonstration_examples(records, tokenizer, max_len, loss_on="all")
-    return [list(e.ids) for e in examples]
-
-
-def _center(
-    model: ScalarModel, demonstrations: list[list[int]], setup: Setup, pad_id: int
-) -> dict[str, float]:
-    """Set the model's offset so that the demonstrations' mean score is 0 (InstructGPT, section 3.5)."""
-    from rlhfkit.engine.preferences import score_sequences
-
-    model.score_offset = 0.0
-    scores = score_sequences(
-        model, demonstrations, tokens=setup.token_budget, pad_id=pad_id, device=setup.device
-    )
-    model.score_offset = -sum(scores) / len(scores)
-    return {"score_offset": model.score_offset}
+    records = read_answers([config.center_on], for_further_inputs(config)).whole()
+    sequences, account = answer_sequences(records, tokenizer, max_len)
+    if not sequences:
+        raise DataError("no records", where=config.center_on, hint="give demonstrations or samples")
+    for line in account.lines():
+        context.warn(line)
+    return sequences

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import rlhfkit
 from rlhfkit import context
-from rlhfkit.errors import DataError
+from rlhfkit.errors import DataError, UsageError
 from rlhfkit.stages import score, train_rm
 from tests.conftest import WORDS, write_jsonl
 
@@ -139,6 +139,116 @@ def test_centring_makes_demonstrations_average_zero_and_keeps_differences(tiny: 
     assert config["score_offset"] == summary["score_offset"]
     train(tiny, [str(tiny.rankings)], tmp_path / "on", model=str(centred), steps=1, lr=0.0)
     np.testing.assert_allclose(np.array(scores_of(tmp_path / "on", samples)), after, atol=1e-6)
+
+
+def test_scaling_gives_samples_mean_0_and_variance_1(tiny: Tiny, tmp_path: Path) -> None:
+    """Against the scores of a run without it; the gain is in the head, so transformers agrees but for a shift."""
+    rng = random.Random(5)
+    samples = [
+        {
+            "prompt": " ".join(rng.sample(WORDS, 3)) + " ->",
+            "completions": [{"text": " " + " ".join(rng.choices(WORDS, k=k))} for k in (1, 3, 4)],
+        }
+        for _ in range(25)
+    ]
+    mixed = [*samples, {"prompt": "red ->", "completion": " red"}]
+    reference = write_jsonl(tmp_path / "samples.jsonl", mixed)
+    held_out = [json.loads(line) for line in tiny.rankings.read_text().splitlines()[:20]]
+    evaluation = write_jsonl(tmp_path / "held_out.jsonl", held_out)
+    plain, scaled = tmp_path / "plain", tmp_path / "scaled"
+    common = {"eval": str(evaluation), "lr": 1e-3}
+    train(tiny, [str(tiny.rankings)], plain, **common)
+    summary = train(
+        tiny, [str(tiny.rankings)], scaled, center_on=str(reference), center_scale="after", **common
+    )
+
+    asked = [{**r, "completions": [c["text"] for c in r["completions"]]} for r in samples]
+    asked.append({"prompt": "red ->", "completions": [" red"]})
+    before, after = (np.array([s for row in scores_of(m, asked) for s in row]) for m in (plain, scaled))
+    assert len(before) == 76
+    np.testing.assert_allclose(after, (before - before.mean()) / before.std(), atol=1e-4)
+    assert after.mean() == pytest.approx(0, abs=1e-5)
+    assert (after**2).mean() == pytest.approx(1, abs=1e-5)
+    assert summary["score_gain"] == pytest.approx(1 / before.std(), rel=1e-5)
+    a, b = load_file(plain / "model.safetensors"), load_file(scaled / "model.safetensors")
+    assert {k for k in a if not torch.equal(a[k], b[k])} == {"score.weight"}
+    # What an evaluation says of sizes is said of the scores that are saved.
+    gaps = np.array([s[w] - s[k] for s in scores_of(scaled, held_out) for w, k in _order(held_out[0])])
+    report = json.loads((scaled / "eval.json").read_text())
+    table = {row["gap_from"]: row["pairs"] for row in report["calibration"]}
+    assert table[2.0] == (np.abs(gaps) >= 2).sum()
+    assert summary["eval/loss"] == pytest.approx(np.log1p(np.exp(-gaps)).mean(), rel=1e-4)
+
+
+def _order(record: dict[str, Any]) -> list[tuple[int, int]]:
+    tiers = record["ranking"]
+    return [(a, b) for i, tier in enumerate(tiers) for later in tiers[i + 1 :] for a in tier for b in later]
+
+
+def test_scaling_before_training_too(tiny: Tiny, tmp_path: Path) -> None:
+    """Without learning, the first step already sees the scaled head, and the result is the same."""
+    samples = [json.loads(line) for line in tiny.rankings.read_text().splitlines()]
+    on = write_jsonl(tmp_path / "on.jsonl", [{k: r[k] for k in ("prompt", "completions")} for r in samples])
+    common = {"lr": 0.0, "steps": 1, "batch_size": 8, "model": str(tiny.rm), "center_on": str(on)}
+    after, both = tmp_path / "after", tmp_path / "both"
+    late = train(tiny, [str(tiny.rankings)], after, center_scale="after", **common)
+    early = train(tiny, [str(tiny.rankings)], both, center_scale="both", **common)
+    scores = np.concatenate([np.array(row) for row in scores_of(tiny.rm, samples)])
+    assert abs(scores.std() - 1) > 0.05
+    assert early["margin"] == pytest.approx(late["margin"] / scores.std(), rel=1e-4)
+    np.testing.assert_allclose(scores_of(after, samples), scores_of(both, samples), atol=1e-4)
+
+
+def test_scaling_reaches_the_weights_that_are_saved_of_a_low_precision_run(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    out = tmp_path / "rm"
+    train(
+        tiny,
+        [str(tiny.rankings)],
+        out,
+        center_on=str(tiny.demos),
+        center_scale="after",
+        dtype="bfloat16",
+        lr=1e-3,
+    )
+    demos = [json.loads(line) for line in tiny.demos.read_text().splitlines()]
+    scores = scores_of(out, [{"prompt": d["prompt"], "completions": [d["completion"]]} for d in demos])
+    assert np.std(scores) == pytest.approx(1, abs=0.1)
+
+
+def test_scaling_needs_answers_that_differ(tiny: Tiny, tmp_path: Path) -> None:
+    one = write_jsonl(tmp_path / "one.jsonl", [{"prompt": "red ->", "completion": " red"}])
+    with pytest.raises(DataError, match="cannot be scaled") as caught:
+        train(tiny, [str(tiny.rankings)], tmp_path / "a", center_on=str(one), center_scale="after", steps=1)
+    assert caught.value.exit_code == 65
+    with pytest.raises(UsageError, match="measure scores on"):
+        train(tiny, [str(tiny.rankings)], tmp_path / "b", center_scale="after")
+    assert not (tmp_path / "b").exists()
+
+
+def test_answers_to_centre_on_that_do_not_fit_are_left_out_not_cut(tiny: Tiny, tmp_path: Path) -> None:
+    kept = {"prompt": "red ->", "completion": " red"}
+    long = {"prompt": "red ->", "completion": " red" * 40}
+    for name, records in (("one", [kept]), ("two", [kept, long])):
+        on = write_jsonl(tmp_path / f"{name}.jsonl", records)
+        train(tiny, [str(tiny.rankings)], tmp_path / name, center_on=str(on), max_seq_len=30, steps=1)
+    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("one", "two")]
+    assert configs[0]["score_offset"] == configs[1]["score_offset"]
+
+
+def test_a_fresh_head_has_the_deviation_of_the_code_or_the_one_asked_for(tiny: Tiny, tmp_path: Path) -> None:
+    """1/sqrt(D + 1) (Stiennon's code, Ziegler, N+), not the 1/(D + 1) that Stiennon's paper prints."""
+    weights = {}
+    for name, std in (("default", None), ("paper", 1 / 33), ("none", 0.0)):
+        train(tiny, [str(tiny.rankings)], tmp_path / name, lr=0.0, steps=1, head_std=std)
+        weights[name] = load_file(tmp_path / name / "model.safetensors")["score.weight"]
+    assert weights["default"].shape == (1, 32)
+    assert weights["default"].std().item() == pytest.approx(1 / np.sqrt(33), rel=0.3)
+    assert torch.allclose(weights["paper"] * np.sqrt(33), weights["default"], rtol=1e-5)
+    assert not weights["none"].any()
+    with pytest.raises(UsageError, match="head already"):
+        train(tiny, [str(tiny.rankings)], tmp_path / "x", model=str(tiny.rm), head_std=0.1)
 
 
 def test_a_fresh_head_promises_half_and_ties_make_no_pair(tiny: Tiny, tmp_path: Path) -> None:
