@@ -152,10 +152,10 @@ _rlhfkit() {
             esac
             ;;
         ppo)
-            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run -m --model -r --reward --eval-reward --ref --value-model --value-lr --adam-eps --log-samples --preset --kl-coef --kl-target --kl-horizon --minibatches --ppo-epochs --max-new-tokens --temperature --clip-eps --value-clip-eps --value-coef --gamma --gae-lambda --whiten --whiten-rewards --missing-eos-penalty --missing-eos --reward-clip --stop-kl --ema-decay --ptx --ptx-coef --ptx-batch-size --config -h --help'
+            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run -m --model -r --reward --eval-reward --ref --value-model --value-lr --adam-eps --log-samples --preset --kl-coef --kl-target --kl-horizon --minibatches --ppo-epochs --max-new-tokens --temperature --clip-eps --value-clip-eps --value-coef --gamma --gae-lambda --whiten --whiten-rewards --missing-eos-penalty --missing-eos --min-response --reward-scale --reward-shift --reward-clip --stop-kl --ema-decay --ptx --ptx-coef --ptx-batch-size --config -h --help'
             kind=files choices=''
             case $previous in
-                --scorer-timeout | --scorer-restarts | --batch-tokens | --judge-model | --max-requests | --concurrency | --map | --limit | --max-line-bytes | --steps | --epochs | --batch-size | --micro-batch-size | --lr | --warmup | --weight-decay | --grad-clip | --max-seq-len | --seed | --save-every | --keep | --eval-every | --log-every | --value-lr | --adam-eps | --log-samples | --kl-coef | --kl-target | --kl-horizon | --minibatches | --ppo-epochs | --max-new-tokens | --temperature | --clip-eps | --value-clip-eps | --value-coef | --gamma | --gae-lambda | --missing-eos-penalty | --reward-clip | --stop-kl | --ema-decay | --ptx-coef | --ptx-batch-size) value=none ;;
+                --scorer-timeout | --scorer-restarts | --batch-tokens | --judge-model | --max-requests | --concurrency | --map | --limit | --max-line-bytes | --steps | --epochs | --batch-size | --micro-batch-size | --lr | --warmup | --weight-decay | --grad-clip | --max-seq-len | --seed | --save-every | --keep | --eval-every | --log-every | --value-lr | --adam-eps | --log-samples | --kl-coef | --kl-target | --kl-horizon | --minibatches | --ppo-epochs | --max-new-tokens | --temperature | --clip-eps | --value-clip-eps | --value-coef | --gamma | --gae-lambda | --missing-eos-penalty | --min-response | --reward-clip | --stop-kl | --ema-decay | --ptx-coef | --ptx-batch-size) value=none ;;
                 --judge-cache | --rejects | --eval | --ptx | --config) value=files ;;
                 --device) value=words choices='auto cpu cuda' ;;
                 --dtype) value=words choices='auto float32 bfloat16' ;;
@@ -165,6 +165,7 @@ _rlhfkit() {
                 --preset) value=words choices='instructgpt stiennon ziegler nplus gao' ;;
                 --whiten) value=words choices='batch minibatch none' ;;
                 --missing-eos) value=words choices='replace subtract off' ;;
+                --reward-scale) value=words choices='none batch running first' ;;
             esac
             ;;
         best-of)

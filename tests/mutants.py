@@ -39,6 +39,7 @@ T_PPO, T_KL, T_RANK = "objectives/test_ppo.py", "objectives/test_kl.py", "object
 T_DRAW, T_GENERATE = "engine/test_draw.py", "engine/test_generate.py"
 ROLLOUT, STEP = "engine/rollout.py", "engine/ppo.py"
 T_STEP = "engine/test_ppo_arithmetic.py"
+SCALE, T_SCALE = "engine/reward_scale.py", "engine/test_reward_scale.py"
 CENTER, T_RM = "engine/centering.py", "stages/test_train_rm.py"
 
 MUTANTS = [
@@ -116,6 +117,13 @@ MUTANTS = [
     Mutant("iteration: penalty before the clip", STEP, "    if how.reward_clip is not None:", "    if how.reward_clip is not None and how.missing_eos_penalty is None:", T_STEP),
     Mutant("iteration: weight in episodes", STEP, "weight = float(sum(len(e.response_ids) for group in groups for e in group))\n    return Objective(\"policy\"", "weight = float(sum(1 for group in groups for e in group))\n    return Objective(\"policy\"", T_STEP),
     Mutant("iteration: minibatches with replacement", STEP, ".permutation(count)", ".integers(0, count, count)", T_STEP),
+    Mutant("reward scale: between rollouts the lead of a mean is forgotten", SCALE, "squares + lead**2 * self.count * count / both", "squares", T_SCALE),
+    Mutant("reward scale: the first rollout is overwritten", SCALE, "if self.over == \"first\" and self.count:", "if False:", T_SCALE),
+    Mutant("reward scale: biased", SCALE, "self.squares / (self.count - 1)", "self.squares / self.count", T_SCALE),
+    Mutant("reward scale: each process for itself", SCALE, "squares = dist.sum_dict({\"squares\": math.fsum((s - mean) ** 2 for s in scores)})[\"squares\"]", "squares = math.fsum((s - mean) ** 2 for s in scores)", T_SCALE),
+    Mutant("reward scale: clips before it scales", STEP, "    if scale is not None:\n        scores = (scores - scale.shift) / scale.divisor\n", "    if how.reward_clip is not None:\n        scores = scores.clamp(-how.reward_clip, how.reward_clip)\n    if scale is not None:\n        scores = (scores - scale.shift) / scale.divisor\n", T_SCALE),
+    Mutant("reward scale: shifted without being asked", SCALE, "return self.mean if self.shifted else 0.0", "return self.mean", T_SCALE),
+    Mutant("reward: the shortest answer that pays is one longer", STEP, "len(e.response_ids) >= how.min_tokens", "len(e.response_ids) > how.min_tokens", T_SCALE),
     Mutant("batch: masks one token late", "data/batching.py", "torch.from_numpy(ids).to(device),\n        torch.from_numpy(real).to(device),\n        torch.from_numpy(counts[:, 1:]", "torch.from_numpy(ids).to(device),\n        torch.from_numpy(real).to(device),\n        torch.from_numpy(counts[:, :-1]", "engine/test_alignment.py"),
     Mutant("generate: shapes depend on neighbours", GENERATE, "KEY_WIDTH = 64", "KEY_WIDTH = 1", T_GENERATE),
 ]  # fmt: skip

@@ -30,6 +30,7 @@ from rlhfkit.engine.ppo import (
     set_advantages,
     value_objective,
 )
+from rlhfkit.engine.reward_scale import ScoreScale
 from rlhfkit.engine.rollout import Episode, cut, measure
 from rlhfkit.engine.run import Run, Snapshot
 from rlhfkit.engine.setup import Setup
@@ -77,6 +78,9 @@ class Iteration:
         )
         self.average = WeightAverage(self.policy_optimizer, config.ema_decay) if config.ema_decay else None
         self.kl = AdaptiveKL(config.kl_coef, config.kl_target or 1.0, config.kl_horizon)
+        self.scale = None
+        if config.reward_scale != "none":
+            self.scale = ScoreScale(config.reward_scale, config.reward_shift)
         self.updates = 0
         self.watch = Watch(exact=setup.dtype == torch.float32)
         self.last_score = 0.0
@@ -91,7 +95,9 @@ class Iteration:
         clock.lap("time/rollout")
         self.scorer.score(episodes)
         config = self.config
-        pay(episodes, self._payment())
+        if self.scale:
+            self.scale.see([e.scorer_score for e in episodes], self.setup.dist)
+        pay(episodes, self._payment(), self.scale)
         clock.lap("time/scoring")
         plans = [self._plan(episodes, index, epoch) for epoch in range(config.ppo_epochs)]
         self._measure(plans[0])
@@ -107,6 +113,8 @@ class Iteration:
         scale_advantages(episodes, self.setup.dist, whitened=config.whiten == "batch")
         clock.lap("time/logprobs")
         figures = rollout_figures(episodes, self.setup.dist, kl_coef=coef)
+        if self.scale:
+            figures["objective/score_scale"] = self.scale.divisor
         if (index + 1) % config.log_every == 0 or index == 0:
             self._log_samples(episodes, index)
         figures |= self._update(plans, index)
@@ -122,7 +130,8 @@ class Iteration:
         config = self.config
         if config.missing_eos == "off":
             return Payment(None, "replace", config.reward_clip)
-        return Payment(config.missing_eos_penalty, config.missing_eos, config.reward_clip)
+        penalty, mode = config.missing_eos_penalty, config.missing_eos
+        return Payment(penalty, mode, config.reward_clip, config.min_response)
 
     def _sample(self, index: int) -> list[Episode]:
         numbers = list(self.setup.dist.share(self.config.batch_size))
@@ -299,7 +308,10 @@ class Iteration:
         }
         if self.average:
             tensors["average"] = self.average.tensors()
-        return Snapshot(tensors, {"kl_coef": self.kl.coef, "updates": self.updates})
+        state: dict[str, object] = {"kl_coef": self.kl.coef, "updates": self.updates}
+        if self.scale:
+            state["reward_scale"] = self.scale.state()
+        return Snapshot(tensors, state)
 
     def restore(self) -> None:
         """Take back what `snapshot` gave."""
@@ -310,6 +322,8 @@ class Iteration:
             self.average.load_tensors(self.run.load("average", device))
         self.kl.coef = float(self.run.state["kl_coef"])
         self.updates = int(self.run.state["updates"])
+        if self.scale:
+            self.scale = ScoreScale(self.scale.over, self.scale.shifted, **self.run.state["reward_scale"])
 
     def final_weights(self) -> Mapping[str, Tensor]:
         """The weights to save: the average if there is one."""

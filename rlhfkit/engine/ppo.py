@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rlhfkit.engine.dist import Dist
 from rlhfkit.engine.loop import Figures, Objective, Sums
+from rlhfkit.engine.reward_scale import ScoreScale
 from rlhfkit.engine.rollout import Episode, make_piece, over_tokens, policy_logprobs, token_values
 from rlhfkit.models.heads import ScalarModel
 from rlhfkit.models.transformer import Transformer
@@ -31,15 +32,22 @@ class Payment:
     missing_eos_penalty: float | None  # None: a response without EOS keeps its score
     missing_eos_mode: Literal["replace", "subtract"]
     reward_clip: float | None = None
+    min_tokens: int = 0  # a response that ends sooner counts as one without EOS
 
 
-def pay(episodes: Sequence[Episode], how: Payment) -> None:
-    """Set `score` of every episode: the scorer's, clipped, then the missing-EOS rule (Ziegler, N+)."""
-    scores = torch.tensor([e.scorer_score for e in episodes], dtype=torch.float32)
+def pay(episodes: Sequence[Episode], how: Payment, scale: ScoreScale | None = None) -> None:
+    """Set `score` of every episode: the scorer's, scaled, clipped, then the missing-EOS rule (Ziegler, N+).
+
+    That order is trlX's and TRL's. A clip bounds scaled scores; the penalty is neither scaled nor clipped.
+    """
+    scores = torch.tensor([e.scorer_score for e in episodes], dtype=torch.float64)
+    if scale is not None:
+        scores = (scores - scale.shift) / scale.divisor
+    scores = scores.float()
     if how.reward_clip is not None:
         scores = scores.clamp(-how.reward_clip, how.reward_clip)
     if how.missing_eos_penalty is not None:
-        ended = torch.tensor([e.ended for e in episodes])
+        ended = torch.tensor([e.ended and len(e.response_ids) >= how.min_tokens for e in episodes])
         scores = missing_eos(scores, ended, how.missing_eos_penalty, how.missing_eos_mode)
     for episode, score in zip(episodes, scores.tolist(), strict=True):
         episode.score = score

@@ -139,7 +139,24 @@ class Config(TrainConfig, ReadConfig, ScorerConfig):
     missing_eos: Literal["replace", "subtract", "off"] = option(
         "replace", group=PPO, help="What the penalty does to the score."
     )
-    reward_clip: float | None = option(None, group=PPO, above=0, metavar="C", help="Clip scores to +-C.")
+    min_response: int = option(
+        0,
+        group=PPO,
+        minimum=0,
+        metavar="N",
+        help="A response of fewer than N tokens counts as one without an end, so that empty ones do not pay.",
+    )
+    reward_scale: Literal["none", "batch", "running", "first"] = option(
+        "none",
+        group=PPO,
+        help="Divide scores by their standard deviation: of this rollout, of all so far, or of the first.",
+    )
+    reward_shift: bool = option(
+        False, group=PPO, help="With --reward-scale: also take off the mean of the same scores."
+    )
+    reward_clip: float | None = option(
+        None, group=PPO, above=0, metavar="C", help="Clip scores to +-C (after --reward-scale)."
+    )
     stop_kl: float | None = option(
         None,
         group=PPO,
@@ -216,6 +233,12 @@ def _check(config: Config) -> None:
             f"{config.minibatches} minibatches cannot be cut from {config.batch_size} prompts",
             where="--minibatches",
         )
+    if config.reward_shift and config.reward_scale == "none":
+        raise UsageError(
+            "has no effect without --reward-scale", where="--reward-shift", hint="try --reward-scale running"
+        )
+    if config.min_response and config.missing_eos == "off":
+        raise UsageError("has no effect with --missing-eos off", where="--min-response")
     if config.eval_reward and not config.eval:
         raise UsageError("needs held-out prompts", where="--eval-reward", hint="name them with --eval FILE")
     if config.ptx_coef and not config.ptx:

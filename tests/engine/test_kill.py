@@ -31,7 +31,8 @@ def commands(tiny: Tiny, out: Path) -> dict[str, list[str]]:
         "ppo": [
             *["ppo", str(tiny.prompts), "-m", str(tiny.sft), "-r", str(tiny.rm), "--batch-size", "16"],
             *["--minibatches", "2", "--max-new-tokens", "12", "--steps", "16", "--lr", "1e-3"],
-            *["--kl-target", "3", "--ptx", str(tiny.shard), "--ptx-coef", "0.1", *common],
+            *["--kl-target", "3", "--ptx", str(tiny.shard), "--ptx-coef", "0.1"],
+            *["--reward-scale", "running", "--reward-shift", *common],
         ],
     }
 

@@ -168,6 +168,34 @@ def test_an_answer_without_end_is_paid_as_the_settings_say(
     assert metrics["objective/scores"] == pytest.approx(expected(ended))
 
 
+@pytest.mark.parametrize(("over", "shift"), [("batch", False), ("running", True), ("first", False)])
+def test_scores_of_any_size_are_brought_to_unit_scale(
+    tiny: Tiny, tmp_path: Path, over: str, shift: bool
+) -> None:
+    """Recomputed from the scores of all samples, which a program gives on a scale of hundreds."""
+    metrics = optimise(
+        tiny,
+        tmp_path / "ppo",
+        reward=program(tmp_path, "hundreds", "score = 300 + 100 * len(r['completion'].split())"),
+        reward_scale=over,
+        reward_shift=shift,
+        missing_eos="off",
+        log_samples=24,
+        kl_coef=0.0,
+    )
+    samples = [json.loads(line) for line in (tmp_path / "ppo" / "samples.jsonl").read_text().splitlines()]
+    rollouts = [[s["score"] for s in samples if s["step"] == step] for step in (1, 2, 3)]
+    for index, (row, scores) in enumerate(zip(metrics, rollouts, strict=True)):
+        assert len(scores) == 24
+        all_so_far = [s for rollout in rollouts[: index + 1] for s in rollout]
+        seen = {"batch": scores, "running": all_so_far, "first": rollouts[0]}[over]
+        spread, mean = statistics.stdev(seen), statistics.mean(seen) if shift else 0.0
+        assert row["objective/score_scale"] == pytest.approx(spread)
+        paid = statistics.mean((s - mean) / spread for s in scores)
+        assert row["objective/scores"] == pytest.approx(paid, abs=1e-5)
+        assert row["objective/scorer"] == pytest.approx(statistics.mean(scores))
+
+
 def test_the_coefficient_follows_the_target(tiny: Tiny, tmp_path: Path) -> None:
     """Ziegler's controller, recomputed from what was logged; it starts below its target and then exceeds it."""
     settings = {"kl_coef": 0.1, "kl_target": 0.2, "kl_horizon": 240.0, "lr": 2e-3, "steps": 8}
@@ -211,6 +239,8 @@ def test_a_scorer_is_asked_with_id_prompt_and_completion(tiny: Tiny, tmp_path: P
     ("settings", "where"),
     [
         ({"minibatches": 25}, "--minibatches"),
+        ({"reward_shift": True}, "--reward-shift"),
+        ({"min_response": 2, "missing_eos": "off"}, "--min-response"),
         ({"eval_reward": "cmd:true"}, "--eval-reward"),
         ({"ptx_coef": 1.0}, "--ptx-coef"),
         ({"ptx": ("x.safetensors",)}, "--ptx"),
