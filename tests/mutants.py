@@ -38,6 +38,7 @@ T_COMMON, T_LOGPROBS = "objectives/test_common.py", "objectives/test_logprobs.py
 T_PPO, T_KL, T_RANK = "objectives/test_ppo.py", "objectives/test_kl.py", "objectives/test_preference.py"
 T_DRAW, T_GENERATE = "engine/test_draw.py", "engine/test_generate.py"
 ROLLOUT, STEP = "engine/rollout.py", "engine/ppo.py"
+ITERATION, T_SHARED = "engine/iteration.py", "engine/test_shared_value.py"
 T_STEP = "engine/test_ppo_arithmetic.py"
 SCALE, T_SCALE = "engine/reward_scale.py", "engine/test_reward_scale.py"
 CENTER, T_RM = "engine/centering.py", "stages/test_train_rm.py"
@@ -112,10 +113,22 @@ MUTANTS = [
     # from episodes and comparisons to tensors
     Mutant("iteration: prompt tokens count", ROLLOUT, "[False] * len(e.prompt_ids) + [True]", "[True] * len(e.prompt_ids) + [True]", T_STEP),
     Mutant("iteration: the end token does not count", ROLLOUT, "[True] * len(e.response_ids)", "[True] * (len(e.response_ids) - 1) + [False]", T_STEP),
-    Mutant("iteration: reference at temperature 1", ROLLOUT, "policy_logprobs(ref_policy, piece, temperature)", "policy_logprobs(ref_policy, piece, 1.0)", T_STEP),
+    Mutant("iteration: reference at temperature 1", ROLLOUT, "read_logprobs(ref_policy, hidden, piece, temperature)", "read_logprobs(ref_policy, hidden, piece, 1.0)", T_STEP),
     Mutant("iteration: whitened rewards lose their mean", STEP, "shift_mean=False", "shift_mean=True", T_STEP),
     Mutant("iteration: penalty before the clip", STEP, "    if how.reward_clip is not None:", "    if how.reward_clip is not None and how.missing_eos_penalty is None:", T_STEP),
-    Mutant("iteration: weight in episodes", STEP, "weight = float(sum(len(e.response_ids) for group in groups for e in group))\n    return Objective(\"policy\"", "weight = float(sum(1 for group in groups for e in group))\n    return Objective(\"policy\"", T_STEP),
+    Mutant("iteration: weight in episodes", STEP, "weight = float(sum(len(e.response_ids) for group", "weight = float(sum(1 for group", T_STEP),
+    # a value head on the policy's trunk
+    Mutant("shared: value loss without its weight", STEP, "loss + how.value_coef * error", "loss + error", T_SHARED),
+    Mutant("shared: value loss forgotten", STEP, "loss + how.value_coef * error", "loss", T_SHARED),
+    Mutant("shared: values do not reach the trunk", STEP, "value_error(piece, hidden)\n        return", "value_error(piece, hidden.detach())\n        return", T_SHARED),
+    Mutant("shared: values read from the reference", ROLLOUT, "        if value_model.backbone is not policy:\n            hidden = states(value_model.backbone, piece)", "        hidden = states(ref_policy if value_model.backbone is policy else value_model.backbone, piece)", T_SHARED),
+    Mutant("shared: clipped apart", "engine/loop.py", "    if clip_together:", "    if False:", T_SHARED),
+    Mutant("shared: the step clips apart", ITERATION, "clip_together=self.actors.shared", "clip_together=False", T_SHARED),
+    Mutant("shared: another head is saved", ITERATION, "head = self.head_average.weights if self.head_average else", "head =", T_SHARED),
+    Mutant("shared: the last trunk is saved with it", ITERATION, "in self.final_weights().items()", "in self.policy_optimizer.masters.items()", T_SHARED),
+    Mutant("shared: the head's average does not move", ITERATION, "(self.average, self.head_average)", "(self.average,)", T_SHARED),
+    Mutant("shared: the head's average is not resumed", ITERATION, "        if self.head_average:\n            self.head_average.load", "        if False:\n            self.head_average.load", T_SHARED),
+    Mutant("shared: the head starts at random", "engine/actors.py", "nn.init.zeros_(value_model.score.weight)\n        return value_model.eval()", "nn.init.normal_(value_model.score.weight)\n        return value_model.eval()", T_SHARED),
     Mutant("iteration: minibatches with replacement", STEP, ".permutation(count)", ".integers(0, count, count)", T_STEP),
     Mutant("reward scale: between rollouts the lead of a mean is forgotten", SCALE, "squares + lead**2 * self.count * count / both", "squares", T_SCALE),
     Mutant("reward scale: the first rollout is overwritten", SCALE, "if self.over == \"first\" and self.count:", "if False:", T_SCALE),

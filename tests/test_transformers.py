@@ -46,27 +46,30 @@ def written(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
             tokenizer=str(tiny.base), output=str(root / name), tie_embeddings=tied, **settings, **common
         )
         pretrain.run([str(tiny.shard)], config)
-    ppo.run(
-        [str(tiny.prompts)],
-        ppo.Config(
-            model=str(tiny.sft),
-            reward=str(tiny.rm),
-            output=str(root / "ppo"),
-            minibatches=2,
-            max_new_tokens=8,
-            **common,
-        ),
-    )
+    for name, value_model in (("ppo", None), ("shared", "shared")):
+        ppo.run(
+            [str(tiny.prompts)],
+            ppo.Config(
+                model=str(tiny.sft),
+                reward=str(tiny.rm),
+                value_model=value_model,
+                output=str(root / name),
+                minibatches=2,
+                max_new_tokens=8,
+                **common,
+            ),
+        )
     centred = train_rm.Config(
         model=str(tiny.sft), output=str(root / "centred"), center_on=str(tiny.demos), **common
     )
     train_rm.run([str(tiny.rankings)], centred)
     own = {name: root / name for name in ("pretrain", "tied", "ppo", "centred")}
-    return {**own, "value": root / "ppo" / "value", "sft": tiny.sft, "rm": tiny.rm}
+    values = {"value": root / "ppo" / "value", "shared": root / "shared" / "value"}
+    return {**own, **values, "sft": tiny.sft, "rm": tiny.rm}
 
 
 CAUSAL = ["pretrain", "tied", "sft", "ppo"]
-SCALAR = ["rm", "centred", "value"]
+SCALAR = ["rm", "centred", "value", "shared"]
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from torch import nn
 from rlhfkit.data.tokenizer import Tokenizer
 from rlhfkit.data.windows import shard_digests
 from rlhfkit.engine.rollout import Episode
-from rlhfkit.engine.setup import Setup, digest_of_examples, model_digest
+from rlhfkit.engine.setup import Setup, digest_of_examples, model_digest, parameter_count
 from rlhfkit.errors import UsageError
 from rlhfkit.models.heads import ScalarModel
 from rlhfkit.models.hub import resolve
-from rlhfkit.models.loading import load_causal, load_scalar
+from rlhfkit.models.loading import config_of, load_causal, load_scalar
 from rlhfkit.models.transformer import Transformer
 from rlhfkit.scorers import Scorable, Scorer, model_kind, open_scorer
 
@@ -25,15 +25,28 @@ if TYPE_CHECKING:
     from rlhfkit.scorers.config import ScorerConfig
     from rlhfkit.stages.ppo import Config
 
+#: What --value-model calls by name; anything else is a directory.
+VALUE_SOURCES = ("reward", "policy", "shared")
+
 
 @dataclass
 class Actors:
-    """Policy and value network are trained; the reference is frozen."""
+    """Policy and value model are trained; the reference is frozen."""
 
     policy: Transformer
     ref_policy: Transformer
     value_model: ScalarModel
-    scorer_is_model: bool
+    reward_parameters: int  # of the reward model; 0 for other scorers
+
+    @property
+    def shared(self) -> bool:
+        """Is the value function a second head on the policy's trunk (Ziegler et al., 2019)?"""
+        return self.value_model.backbone is self.policy
+
+    @property
+    def critic(self) -> nn.Module:
+        """What the value function has for itself: a whole network, or the head on the policy's trunk."""
+        return self.value_model.score if self.shared else self.value_model
 
     @staticmethod
     def open_scorer(
@@ -51,22 +64,41 @@ def load_actors(config: Config, setup: Setup) -> Actors:
     ref_policy = load_causal(config.ref or config.model, dtype=dtype, device=device)
     if ref_policy.config.vocab_size != policy.config.vocab_size:
         raise UsageError("its vocabulary differs from the policy's", where="--ref")
+    freeze(ref_policy)
+    value_model = _load_value_model(config, setup, policy, reward)
+    if value_model.config.vocab_size != policy.config.vocab_size:
+        raise UsageError(
+            "its vocabulary differs from the policy's", where="--value-model", hint="use --value-model policy"
+        )
+    return Actors(policy, ref_policy, value_model, _size(reward) if reward else 0)
+
+
+def _load_value_model(config: Config, setup: Setup, policy: Transformer, reward: str | None) -> ScalarModel:
+    """The value network that --value-model names, or a head on the policy's trunk."""
     source = config.value_model or ("reward" if reward else "policy")
+    if source == "shared":
+        with torch.device("meta"):
+            value_model = ScalarModel(policy.config)
+        value_model.backbone, value_model.layout = policy, policy.layout
+        value_model.score.to_empty(device=setup.device).to(setup.dtype)
+        nn.init.zeros_(value_model.score.weight)
+        return value_model.eval()
     if source == "reward" and reward is None:
         raise UsageError(
             "the reward is not a model", where="--value-model reward", hint="use --value-model policy"
         )
     directory = {"reward": reward, "policy": config.model}.get(source, source)
-    value_model = load_scalar(str(directory), dtype=dtype, device=device, init_head=config.seed)
+    value_model = load_scalar(str(directory), dtype=setup.dtype, device=setup.device, init_head=config.seed)
     if source == "policy":
         # A fresh random head would make the first advantages noise (Ziegler starts from zero).
         nn.init.zeros_(value_model.score.weight)
-    if value_model.config.vocab_size != policy.config.vocab_size:
-        raise UsageError(
-            "its vocabulary differs from the policy's", where="--value-model", hint="use --value-model policy"
-        )
-    freeze(ref_policy)
-    return Actors(policy, ref_policy, value_model, reward is not None)
+    return value_model
+
+
+def _size(directory: str) -> int:
+    """Parameters of a reward model, without its weights."""
+    with torch.device("meta"):
+        return parameter_count(ScalarModel(config_of(directory)))
 
 
 def freeze(model: nn.Module) -> None:
@@ -91,7 +123,7 @@ def data_identity(config: Config, sequences: Sequence[Sequence[int]]) -> dict[st
     }
     for name, path in (
         ("ref", config.ref),
-        ("value_model", config.value_model if config.value_model not in {"reward", "policy"} else None),
+        ("value_model", config.value_model if config.value_model not in VALUE_SOURCES else None),
         ("reward", _reward_directory(config.reward)),
     ):
         if path:

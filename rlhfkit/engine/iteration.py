@@ -21,14 +21,14 @@ from rlhfkit.engine.lm import lm_objective
 from rlhfkit.engine.loop import Figures, Objective, optimize
 from rlhfkit.engine.optim import AdamW, WeightAverage, learning_rate
 from rlhfkit.engine.ppo import (
+    Losses,
     Payment,
     minibatch_plan,
     pay,
-    policy_objective,
+    ppo_objectives,
     rollout_figures,
     scale_advantages,
     set_advantages,
-    value_objective,
 )
 from rlhfkit.engine.reward_scale import ScoreScale
 from rlhfkit.engine.rollout import Episode, cut, measure
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 #: Mean over an iteration's updates -> the name it is logged under.
 UPDATE_FIGURES = {
-    "loss/policy": "loss/policy_avg",
-    "loss/value": "loss/value_avg",
+    "policy_loss": "loss/policy_avg",
+    "value_loss": "loss/value_avg",
     "loss/ptx": "loss/ptx_avg",
     "approxkl": "policy/approxkl_avg",
     "clipfrac": "policy/clipfrac_avg",
@@ -73,10 +73,11 @@ class Iteration:
         self.data, self.order = data, Order(len(data.records), config.seed)
         self.scorer, self.run, self.total = scorer, run, total
         self.policy_optimizer = AdamW(actors.policy, weight_decay=config.weight_decay, eps=config.adam_eps)
-        self.value_optimizer = AdamW(
-            actors.value_model, weight_decay=config.weight_decay, eps=config.adam_eps
-        )
+        self.value_optimizer = AdamW(actors.critic, weight_decay=config.weight_decay, eps=config.adam_eps)
         self.average = WeightAverage(self.policy_optimizer, config.ema_decay) if config.ema_decay else None
+        # Of a shared trunk the average is saved, so its head has one, too.
+        shared_average = config.ema_decay and actors.shared
+        self.head_average = WeightAverage(self.value_optimizer, config.ema_decay) if shared_average else None
         self.kl = AdaptiveKL(config.kl_coef, config.kl_target or 1.0, config.kl_horizon)
         self.scale = None
         if config.reward_scale != "none":
@@ -210,11 +211,13 @@ class Iteration:
                         [(self.policy_optimizer, rate), (self.value_optimizer, value_rate)],
                         self.setup.dist,
                         grad_clip=config.grad_clip,
+                        clip_together=self.actors.shared,
                     )
                 )
                 self.updates += 1
-                if self.average:
-                    self.average.update()
+                for average in (self.average, self.head_average):
+                    if average:
+                        average.update()
             if config.stop_kl is not None and seen[-1]["approxkl"] > config.stop_kl:
                 break
         out = {
@@ -236,24 +239,10 @@ class Iteration:
 
     def _objectives(self, minibatch: Sequence[Sequence[Episode]]) -> list[Objective]:
         config, pad_id, device = self.config, self.tokenizer.pad_id, self.setup.device
-        objectives = [
-            policy_objective(
-                self.actors.policy,
-                minibatch,
-                temperature=config.temperature,
-                clip_eps=config.clip_eps,
-                pad_id=pad_id,
-                device=device,
-            ),
-            value_objective(
-                self.actors.value_model,
-                minibatch,
-                value_clip_eps=config.value_clip_eps,
-                value_coef=config.value_coef,
-                pad_id=pad_id,
-                device=device,
-            ),
-        ]
+        how = Losses(config.temperature, config.clip_eps, config.value_clip_eps, config.value_weight)
+        objectives = ppo_objectives(
+            self.actors.policy, self.actors.value_model, minibatch, how, pad_id=pad_id, device=device
+        )
         if self.ptx is not None:
             objectives.append(self._ptx_objective(self.ptx))
         return objectives
@@ -308,6 +297,8 @@ class Iteration:
         }
         if self.average:
             tensors["average"] = self.average.tensors()
+        if self.head_average:
+            tensors["head_average"] = self.head_average.tensors()
         state: dict[str, object] = {"kl_coef": self.kl.coef, "updates": self.updates}
         if self.scale:
             state["reward_scale"] = self.scale.state()
@@ -320,14 +311,24 @@ class Iteration:
         self.value_optimizer.load_tensors(self.run.load("value", device))
         if self.average:
             self.average.load_tensors(self.run.load("average", device))
+        if self.head_average:
+            self.head_average.load_tensors(self.run.load("head_average", device))
         self.kl.coef = float(self.run.state["kl_coef"])
         self.updates = int(self.run.state["updates"])
         if self.scale:
             self.scale = ScoreScale(self.scale.over, self.scale.shifted, **self.run.state["reward_scale"])
 
     def final_weights(self) -> Mapping[str, Tensor]:
-        """The weights to save: the average if there is one."""
+        """The policy's weights to save: the average if there is one."""
         return self.average.weights if self.average else self.policy_optimizer.masters
+
+    def final_value_weights(self) -> Mapping[str, Tensor]:
+        """The value model's: its last ones, or where it shares the trunk, what is saved of the policy."""
+        if not self.actors.shared:
+            return self.value_optimizer.masters
+        trunk = {f"backbone.{k}": v for k, v in self.final_weights().items() if k != "lm_head.weight"}
+        head = self.head_average.weights if self.head_average else self.value_optimizer.masters
+        return {**trunk, "score.weight": head["weight"]}
 
 
 def vars_of(message: object) -> dict[str, str]:

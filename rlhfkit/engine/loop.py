@@ -48,12 +48,13 @@ def optimize(
     dist: Dist,
     *,
     grad_clip: float,
+    clip_together: bool = False,
 ) -> Figures:
     """Accumulate the gradients of all objectives, clip, and step every (optimizer, learning rate) once.
 
     Returns the metric means over the global batch, keyed by metric name, with `loss/NAME` of every
-    objective, and the gradient norm before clipping for every optimizer. Raises RlhfkitError before any
-    weight changes when a loss or a gradient is not finite.
+    objective, and the gradient norm before clipping for every optimizer, or with `clip_together` the one of
+    all. Raises RlhfkitError before any weight changes when a loss or a gradient is not finite.
     """
     figures: Figures = {}
     for objective in objectives:
@@ -79,8 +80,10 @@ def optimize(
         figures[f"loss/{objective.name}"] = totals.pop("loss") / divisor
         figures.update({name: value / divisor for name, value in totals.items()})
         figures.update(dist.max_dict(maxima))
-    for index, (optimizer, _) in enumerate(optimizers):
-        gradients = list(optimizer.gradients())
+    clipped = [list(optimizer.gradients()) for optimizer, _ in optimizers]
+    if clip_together:
+        clipped = [[gradient for gradients in clipped for gradient in gradients]]
+    for index, gradients in enumerate(clipped):
         dist.sum_gradients(gradients)
         figures["grad_norm" if index == 0 else f"grad_norm_{index}"] = clip_gradients(gradients, grad_clip)
     for optimizer, rate in optimizers:

@@ -6,8 +6,9 @@ Ouyang et al. (2022), section 3.5 and appendix C.4; details and their sources in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -16,13 +17,20 @@ from torch import Tensor
 
 from rlhfkit.engine.dist import Dist
 from rlhfkit.engine.loop import Figures, Objective, Sums
+<<<<<<< HEAD
 from rlhfkit.engine.reward_scale import ScoreScale
 from rlhfkit.engine.rollout import Episode, make_piece, over_tokens, policy_logprobs, token_values
+=======
+from rlhfkit.engine.rollout import Episode, Piece, make_piece, over_tokens, read_logprobs, states
+>>>>>>> f1c463d (Let PPO's value function share the policy's trunk: one pass and one gradient for both losses)
 from rlhfkit.models.heads import ScalarModel
 from rlhfkit.models.transformer import Transformer
 from rlhfkit.objectives.common import explained_variance, whiten
 from rlhfkit.objectives.kl import token_kl
 from rlhfkit.objectives.ppo import compute_rewards, gae, missing_eos, ppo_policy_loss, ppo_value_loss
+
+#: A loss, and its metrics, of what a trunk made of some episodes.
+Term = Callable[[Piece, Tensor], tuple[Tensor, Sums]]
 
 
 @dataclass(frozen=True)
@@ -91,57 +99,63 @@ def minibatch_plan(count: int, minibatches: int, seed: Sequence[int]) -> list[li
     return [sorted(part.tolist()) for part in np.array_split(order, minibatches) if len(part)]
 
 
-def policy_objective(
+@dataclass(frozen=True)
+class Losses:
+    """The settings of an update's two losses."""
+
+    temperature: float
+    clip_eps: float
+    value_clip_eps: float | None
+    value_coef: float
+
+
+def ppo_objectives(
     policy: Transformer,
-    groups: Sequence[Sequence[Episode]],
-    *,
-    temperature: float,
-    clip_eps: float,
-    pad_id: int,
-    device: torch.device,
-) -> Objective:
-    """The clipped surrogate over the response tokens of a minibatch's share of this process."""
-
-    def loss_of(group: Sequence[Episode]) -> tuple[Tensor, Sums]:
-        piece = make_piece(group, pad_id, device)
-        logprobs, entropy = policy_logprobs(policy, piece, temperature, with_entropy=True)
-        loss, metrics = ppo_policy_loss(
-            logprobs,
-            piece.spread("old_logprobs"),
-            piece.spread("scaled"),
-            piece.response_mask,
-            clip_eps=clip_eps,
-            entropy=entropy,
-        )
-        return loss, metrics
-
-    weight = float(sum(len(e.response_ids) for group in groups for e in group))
-    return Objective("policy", [lambda group=group: loss_of(group) for group in groups], weight)  # type: ignore[misc]
-
-
-def value_objective(
     value_model: ScalarModel,
     groups: Sequence[Sequence[Episode]],
+    how: Losses,
     *,
-    value_clip_eps: float | None,
-    value_coef: float,
     pad_id: int,
     device: torch.device,
-) -> Objective:
-    """The value loss over the same tokens."""
+) -> list[Objective]:
+    """The clipped surrogate and the value loss of this process's share of a minibatch, over response tokens.
 
-    def loss_of(group: Sequence[Episode]) -> tuple[Tensor, Sums]:
-        piece = make_piece(group, pad_id, device)
-        return ppo_value_loss(
-            token_values(value_model, piece),
-            piece.spread("values"),
-            piece.spread("returns"),
-            piece.response_mask,
-            value_clip_eps=value_clip_eps,
-        )
+    A network of its own makes the value loss an objective of its own, so that one graph is alive at a time.
+    A head on the policy's trunk reads the states that the policy's head reads: one forward pass, and the sum
+    of both losses goes back through the trunk once.
+    """
+
+    def surrogate(piece: Piece, hidden: Tensor) -> tuple[Tensor, Sums]:
+        logprobs, entropy = read_logprobs(policy, hidden, piece, how.temperature, with_entropy=True)
+        old, advantages = piece.spread("old_logprobs"), piece.spread("scaled")
+        mask = piece.response_mask
+        return ppo_policy_loss(logprobs, old, advantages, mask, clip_eps=how.clip_eps, entropy=entropy)
+
+    def value_error(piece: Piece, hidden: Tensor) -> tuple[Tensor, Sums]:
+        old, returns = piece.spread("values"), piece.spread("returns")
+        mask, eps = piece.response_mask, how.value_clip_eps
+        return ppo_value_loss(value_model.read(hidden), old, returns, mask, value_clip_eps=eps)
+
+    def both(piece: Piece, hidden: Tensor) -> tuple[Tensor, Sums]:
+        loss, figures = surrogate(piece, hidden)
+        error, further = value_error(piece, hidden)
+        return loss + how.value_coef * error, {**figures, **further}
 
     weight = float(sum(len(e.response_ids) for group in groups for e in group))
-    return Objective("value", [lambda group=group: loss_of(group) for group in groups], weight, value_coef)  # type: ignore[misc]
+
+    def objective(name: str, trunk: Transformer, term: Term, coef: float = 1.0) -> Objective:
+        def loss_of(group: Sequence[Episode]) -> tuple[Tensor, Sums]:
+            piece = make_piece(group, pad_id, device)
+            return term(piece, states(trunk, piece))
+
+        return Objective(name, [partial(loss_of, group) for group in groups], weight, coef)
+
+    if value_model.backbone is policy:
+        return [objective("ppo", policy, both)]
+    return [
+        objective("policy", policy, surrogate),
+        objective("value", value_model.backbone, value_error, how.value_coef),
+    ]
 
 
 def rollout_figures(episodes: Sequence[Episode], dist: Dist, *, kl_coef: float) -> Figures:

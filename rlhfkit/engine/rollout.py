@@ -85,14 +85,18 @@ def cut(episodes: Sequence[Episode], *, rows: int | None, tokens: int) -> list[l
     return [[episodes[i] for i in group] for group in groups]
 
 
-def policy_logprobs(
-    policy: Transformer, piece: Piece, temperature: float, *, with_entropy: bool = False
+def states(trunk: Transformer, piece: Piece) -> Tensor:
+    """What the heads read: states (B, T, D), where the one at t speaks of token t + 1."""
+    return trunk.hidden(piece.input_ids[:, :-1], attention_mask=piece.attention_mask[:, :-1])
+
+
+def read_logprobs(
+    policy: Transformer, hidden: Tensor, piece: Piece, temperature: float, *, with_entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs (B, T) of the response tokens at the sampling temperature, and entropy on request.
 
     The head runs on response positions only; prompt and padding cost nothing beyond the trunk.
     """
-    hidden = policy.hidden(piece.input_ids[:, :-1], attention_mask=piece.attention_mask[:, :-1])
     return token_logprobs(
         hidden,
         policy.head,
@@ -101,11 +105,6 @@ def policy_logprobs(
         temperature=temperature,
         with_entropy=with_entropy,
     )
-
-
-def token_values(value_model: ScalarModel, piece: Piece) -> Tensor:
-    """V (B, T): the value before response token t + 1 is chosen, read at token t."""
-    return value_model.token_scores(piece.input_ids[:, :-1], piece.attention_mask[:, :-1])
 
 
 @torch.no_grad()
@@ -121,17 +120,24 @@ def measure(
 ) -> None:
     """Old log-probs, entropy, reference log-probs and values of every episode.
 
+    Values (V before response token t + 1 is chosen, read at token t) come from the policy's own forward
+    pass when the value head sits on its trunk.
+
     `groups` must be the micro-batches of the first update: the same rows, padded alike, give the same
     bits, so that the ratio of the first minibatch is exactly 1.
     """
     for group in groups:
         piece = make_piece(group, pad_id, device)
-        logprobs, entropy = policy_logprobs(policy, piece, temperature, with_entropy=True)
+        hidden = states(policy, piece)
+        logprobs, entropy = read_logprobs(policy, hidden, piece, temperature, with_entropy=True)
         assert entropy is not None
         piece.keep("old_logprobs", logprobs)
         piece.keep("entropy", entropy)
-        piece.keep("ref_logprobs", policy_logprobs(ref_policy, piece, temperature)[0])
-        piece.keep("values", token_values(value_model, piece))
+        if value_model.backbone is not policy:
+            hidden = states(value_model.backbone, piece)
+        piece.keep("values", value_model.read(hidden))
+        hidden = states(ref_policy, piece)
+        piece.keep("ref_logprobs", read_logprobs(ref_policy, hidden, piece, temperature)[0])
 
 
 def over_tokens(

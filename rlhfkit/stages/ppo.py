@@ -2,8 +2,9 @@
 
 Every iteration samples one answer to each of --batch-size prompts, scores it (a reward model, or any
 program with --reward 'cmd:...'), and takes --ppo-epochs x --minibatches optimizer steps on the clipped
-surrogate and on a separate value network. The reward of a token is -kl_coef * log(pi / pi_ref), and the
-score lands on the last one. With --ptx, the pretraining loss is added to every step (PPO-ptx).
+surrogate and on a value function: a network of its own, or with --value-model shared a second head on the
+policy. The reward of a token is -kl_coef * log(pi / pi_ref), and the score lands on the last one. With --ptx,
+the pretraining loss is added to every step (PPO-ptx).
 
 Iterations are counted as steps; the first one is logged before any update has changed the policy.
 """
@@ -56,8 +57,9 @@ class Config(TrainConfig, ReadConfig, ScorerConfig):
     value_model: str | None = option(
         None,
         group=MODEL,
-        metavar="DIR|reward|policy",
-        help="Start of the value network (default: the reward model if the reward is one, else the policy).",
+        metavar="DIR|reward|policy|shared",
+        help="Start of the value network (default: the reward model if the reward is one, else the policy); "
+        "shared: no network, a head on the policy's trunk.",
     )
     batch_size: int = option(
         512, group=TRAINING, minimum=1, metavar="N", help="Prompts (and episodes) an iteration."
@@ -70,7 +72,7 @@ class Config(TrainConfig, ReadConfig, ScorerConfig):
         group=TRAINING,
         minimum=0,
         metavar="RATE",
-        help="Peak learning rate of the value network (default: --lr).",
+        help="Peak learning rate of the value network, or of a shared trunk's value head (default: --lr).",
     )
     lr_schedule: Literal["cosine", "linear", "constant"] = option(
         "constant", group=TRAINING, help="Over iterations, after the warm-up."
@@ -122,7 +124,9 @@ class Config(TrainConfig, ReadConfig, ScorerConfig):
     value_clip_eps: float | None = option(
         None, group=PPO, above=0, help="Clip the value's change to +- this."
     )
-    value_coef: float = option(1.0, group=PPO, minimum=0, help="Weight of the value loss.")
+    value_coef: float | None = option(
+        None, group=PPO, minimum=0, help="Weight of the value loss (default: 1, on a shared trunk 0.1)."
+    )
     gamma: float = option(1.0, group=PPO, minimum=0, maximum=1, help="Discount.")
     gae_lambda: float = option(
         0.95, group=PPO, minimum=0, maximum=1, help="Lambda of the advantage estimator."
@@ -185,6 +189,13 @@ class Config(TrainConfig, ReadConfig, ScorerConfig):
         help="Pretraining windows per optimizer step (default: its episodes).",
     )
 
+    @property
+    def value_weight(self) -> float:
+        """--value-coef, or its default: on a shared trunk it pulls at the policy (Ziegler et al.: 0.1)."""
+        if self.value_coef is not None:
+            return self.value_coef
+        return 0.1 if self.value_model == "shared" else 1.0
+
 
 def run(inputs: Source, config: Config) -> dict[str, object]:
     """Train a policy; returns the summary (output, steps, tokens, seconds, final figures)."""
@@ -204,7 +215,7 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
     tokenizer = Tokenizer.from_dir(resolve(config.model))
     actors = load_actors(config, setup)
     if config.compile:
-        engine.compile_blocks(actors.policy, actors.ref_policy, actors.value_model)
+        engine.compile_blocks(*{actors.policy, actors.ref_policy, actors.value_model.backbone})
     context_len = actors.policy.config.max_seq_len
     room = min(config.max_seq_len or context_len, context_len) - config.max_new_tokens
     if room < 1:
@@ -258,9 +269,9 @@ def _dry_run(
 ) -> dict[str, object]:
     from rlhfkit.engine import setup as engine
 
-    policy, value = engine.parameter_count(actors.policy), engine.parameter_count(actors.value_model)
+    policy, value = engine.parameter_count(actors.policy), engine.parameter_count(actors.critic)
     longest = max(sequences, key=len)
-    frozen = policy + (value if actors.scorer_is_model else 0)
+    frozen = engine.parameter_count(actors.ref_policy) + actors.reward_parameters
     return engine.report_dry_run(
         config,
         setup,
@@ -330,6 +341,6 @@ def _train(
             write_model(actors.policy, path, tokenizer, iteration.final_weights())
             value = path / "value"
             value.mkdir()
-            write_model(actors.value_model, value, tokenizer, iteration.value_optimizer.masters)
+            write_model(actors.value_model, value, tokenizer, iteration.final_value_weights())
 
         return run.finish(write, figures)

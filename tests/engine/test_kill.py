@@ -18,6 +18,11 @@ KILLING = Path(__file__).parents[1] / "killing.py"
 
 def commands(tiny: Tiny, out: Path) -> dict[str, list[str]]:
     common = ["-o", str(out), "--save-every", "3", "-q"]
+    ppo = [
+        *["ppo", str(tiny.prompts), "-m", str(tiny.sft), "-r", str(tiny.rm), "--batch-size", "16"],
+        *["--minibatches", "2", "--max-new-tokens", "12", "--steps", "16", "--lr", "1e-3"],
+        *["--kl-target", "3", "--ptx", str(tiny.shard), "--ptx-coef", "0.1", *common],
+    ]
     return {
         "pretrain": [
             *["pretrain", str(tiny.shard), "--tokenizer", str(tiny.base), "--layers", "2", "--hidden", "32"],
@@ -28,12 +33,17 @@ def commands(tiny: Tiny, out: Path) -> dict[str, list[str]]:
             *["train-rm", str(tiny.rankings), "-m", str(tiny.sft), "--batch-size", "16", "--steps", "30"],
             *["--eval", str(tiny.rankings), "--eval-every", "10", *common],
         ],
+<<<<<<< HEAD
         "ppo": [
             *["ppo", str(tiny.prompts), "-m", str(tiny.sft), "-r", str(tiny.rm), "--batch-size", "16"],
             *["--minibatches", "2", "--max-new-tokens", "12", "--steps", "16", "--lr", "1e-3"],
             *["--kl-target", "3", "--ptx", str(tiny.shard), "--ptx-coef", "0.1"],
             *["--reward-scale", "running", "--reward-shift", *common],
         ],
+=======
+        "ppo": ppo,
+        "ppo-shared": [*ppo, "--value-model", "shared"],
+>>>>>>> f1c463d (Let PPO's value function share the policy's trunk: one pass and one gradient for both losses)
     }
 
 
@@ -61,6 +71,6 @@ def test_a_polite_signal_saves_and_says_so(tiny: Tiny, tmp_path: Path, signum: i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["pretrain", "sft", "train-rm", "ppo"])
+@pytest.mark.parametrize("command", ["pretrain", "sft", "train-rm", "ppo", "ppo-shared"])
 def test_two_hundred_kills_change_no_bit(tiny: Tiny, tmp_path: Path, command: str) -> None:
     kill(["--kills", "200", "--seed", "2"], commands(tiny, tmp_path / "out")[command])

@@ -10,16 +10,16 @@ import torch
 
 from rlhfkit.engine.dist import Dist
 from rlhfkit.engine.ppo import (
+    Losses,
     Payment,
     minibatch_plan,
     pay,
-    policy_objective,
+    ppo_objectives,
     rollout_figures,
     scale_advantages,
     set_advantages,
-    value_objective,
 )
-from rlhfkit.engine.rollout import Episode, make_piece, measure, policy_logprobs, token_values
+from rlhfkit.engine.rollout import Episode, make_piece, measure, read_logprobs, states
 from rlhfkit.models.config import llama_config
 from rlhfkit.models.heads import ScalarModel
 from rlhfkit.models.loading import init_model
@@ -160,16 +160,16 @@ def test_a_minibatch_counts_its_response_tokens_and_nothing_else(actors: tuple) 
     for e in everyone:
         e.scaled, e.returns = torch.randn(len(e.response_ids)), torch.randn(len(e.response_ids))
     groups = [everyone[:2], everyone[2:]]
-    common = {"pad_id": PAD, "device": CPU}
-    surrogate = policy_objective(policy, groups, temperature=1.0, clip_eps=0.2, **common)
-    critic = value_objective(value, groups, value_clip_eps=None, value_coef=0.5, **common)
+    how = Losses(temperature=1.0, clip_eps=0.2, value_clip_eps=None, value_coef=0.5)
+    surrogate, critic = ppo_objectives(policy, value, groups, how, pad_id=PAD, device=CPU)
+    assert (surrogate.coef, critic.coef) == (1, 0.5)
     tokens = sum(len(e.response_ids) for e in everyone)
     assert surrogate.weight == critic.weight == tokens
     want_policy, want_value = 0.0, 0.0
     for e in everyone:
         piece = make_piece([e], PAD, CPU)
-        now = policy_logprobs(policy, piece, 1.0)[0][piece.response_mask]
-        values = token_values(value, piece)[piece.response_mask]
+        now = read_logprobs(policy, states(policy, piece), piece, 1.0)[0][piece.response_mask]
+        values = value.read(states(value.backbone, piece))[piece.response_mask]
         for t in range(len(e.response_ids)):
             ratio = math.exp(now[t].item() - e.old_logprobs[t].item())
             a = e.scaled[t].item()

@@ -238,22 +238,13 @@ def test_ptx_of_weight_zero_is_refused_and_of_some_weight_lowers_its_loss(tiny: 
 
 
 def test_two_processes_take_the_steps_of_one(tiny: Tiny, tmp_path: Path) -> None:
+    rewarded = [str(tiny.prompts), "-m", str(tiny.sft), "-r", str(tiny.rm)]
+    rewarded += ["--steps", "2", "--minibatches", "2", "--max-new-tokens", "9"]
     jobs = {
         "sft": [str(tiny.demos), "-m", str(tiny.base), "--steps", "5"],
         "train-rm": [str(tiny.rankings), "-m", str(tiny.sft), "--steps", "5"],
-        "ppo": [
-            str(tiny.prompts),
-            "-m",
-            str(tiny.sft),
-            "-r",
-            str(tiny.rm),
-            "--steps",
-            "2",
-            "--minibatches",
-            "2",
-            "--max-new-tokens",
-            "9",
-        ],
+        "ppo": rewarded,
+        "ppo --value-model shared": rewarded,
     }
     for command, arguments in jobs.items():
         common = ["--batch-size", "14", "--lr", "1e-3", "-q"]
@@ -265,7 +256,7 @@ def test_two_processes_take_the_steps_of_one(tiny: Tiny, tmp_path: Path) -> None
                 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
             )
             done = subprocess.run(
-                [sys.executable, *launch, "-m", "rlhfkit", command, *arguments, *common, *out],
+                [sys.executable, *launch, "-m", "rlhfkit", *command.split(), *arguments, *common, *out],
                 capture_output=True,
                 text=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -274,3 +265,5 @@ def test_two_processes_take_the_steps_of_one(tiny: Tiny, tmp_path: Path) -> None
             assert done.returncode == 0, done.stderr
             assert len(done.stdout.splitlines()) == 1
         assert_close(tmp_path / f"{command}-1", tmp_path / f"{command}-2", 1e-5)
+        if "ppo" in command:
+            assert_close(tmp_path / f"{command}-1" / "value", tmp_path / f"{command}-2" / "value", 1e-5)
