@@ -17,12 +17,8 @@ from torch import Tensor
 
 from rlhfkit.engine.dist import Dist
 from rlhfkit.engine.loop import Figures, Objective, Sums
-<<<<<<< HEAD
 from rlhfkit.engine.reward_scale import ScoreScale
-from rlhfkit.engine.rollout import Episode, make_piece, over_tokens, policy_logprobs, token_values
-=======
 from rlhfkit.engine.rollout import Episode, Piece, make_piece, over_tokens, read_logprobs, states
->>>>>>> f1c463d (Let PPO's value function share the policy's trunk: one pass and one gradient for both losses)
 from rlhfkit.models.heads import ScalarModel
 from rlhfkit.models.transformer import Transformer
 from rlhfkit.objectives.common import explained_variance, whiten

@@ -21,7 +21,8 @@ def commands(tiny: Tiny, out: Path) -> dict[str, list[str]]:
     ppo = [
         *["ppo", str(tiny.prompts), "-m", str(tiny.sft), "-r", str(tiny.rm), "--batch-size", "16"],
         *["--minibatches", "2", "--max-new-tokens", "12", "--steps", "16", "--lr", "1e-3"],
-        *["--kl-target", "3", "--ptx", str(tiny.shard), "--ptx-coef", "0.1", *common],
+        *["--kl-target", "3", "--ptx", str(tiny.shard), "--ptx-coef", "0.1"],
+        *["--reward-scale", "running", "--reward-shift", *common],
     ]
     return {
         "pretrain": [
@@ -33,17 +34,8 @@ def commands(tiny: Tiny, out: Path) -> dict[str, list[str]]:
             *["train-rm", str(tiny.rankings), "-m", str(tiny.sft), "--batch-size", "16", "--steps", "30"],
             *["--eval", str(tiny.rankings), "--eval-every", "10", *common],
         ],
-<<<<<<< HEAD
-        "ppo": [
-            *["ppo", str(tiny.prompts), "-m", str(tiny.sft), "-r", str(tiny.rm), "--batch-size", "16"],
-            *["--minibatches", "2", "--max-new-tokens", "12", "--steps", "16", "--lr", "1e-3"],
-            *["--kl-target", "3", "--ptx", str(tiny.shard), "--ptx-coef", "0.1"],
-            *["--reward-scale", "running", "--reward-shift", *common],
-        ],
-=======
         "ppo": ppo,
         "ppo-shared": [*ppo, "--value-model", "shared"],
->>>>>>> f1c463d (Let PPO's value function share the policy's trunk: one pass and one gradient for both losses)
     }
 
 
