@@ -14,6 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+#: Tokens of the vocabulary that a draw looks at together.
+PICK_BLOCK = 64
+#: The largest float64 below 1.
+BELOW_ONE = 1 - 2.0**-53
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -70,15 +75,37 @@ def draw(logits: Tensor, u: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]
     """
     logits = logits.float()
     if sampling.temperature == 0:
-        logprobs = logits.log_softmax(-1)
-        tokens = logprobs.argmax(-1)
-    else:
-        logprobs = (logits / sampling.temperature).log_softmax(-1)
-        cumulative = _kept(logprobs.exp(), sampling).cumsum(-1, dtype=torch.float64)  # (B, V)
-        # right=True steps over tokens of probability 0, also when u is 0
-        place = torch.searchsorted(cumulative, (u * cumulative[:, -1])[:, None], right=True)
-        tokens = place[:, 0].clamp(max=logits.shape[-1] - 1)  # NaN logits lead past the end; see `generate`
-    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+        logprobs, tokens = logits.log_softmax(-1).max(-1)
+        return tokens, logprobs
+    probs = (logits if sampling.temperature == 1 else logits / sampling.temperature).softmax(-1)
+    tokens = _pick(_kept(probs, sampling), u)
+    return tokens, probs.gather(-1, tokens[:, None])[:, 0].log()
+
+
+def _pick(weights: Tensor, u: Tensor) -> Tensor:
+    """The tokens (B,) at the shares `u` (B,) of the running sum over `weights` (B, V), in float64.
+
+    First a block of the vocabulary is found, then the token in it: a running sum over all of V would take
+    longer than everything else about a draw. Tokens of weight 0 are stepped over, also when u is 0.
+    """
+    vocab = weights.shape[-1]
+    missing = -vocab % PICK_BLOCK
+    if missing:
+        weights = torch.nn.functional.pad(weights, (0, missing))
+    blocks = weights.view(len(weights), -1, PICK_BLOCK)  # (B, N, PICK_BLOCK)
+    ends = blocks.sum(-1).cumsum(-1, dtype=torch.float64)  # (B, N)
+    target = u[:, None] * ends[:, -1:]
+    # NaN leads past the end; `generate` sees it in the log-probability
+    block = torch.searchsorted(ends, target, right=True).clamp_(max=ends.shape[-1] - 1)  # (B, 1)
+    chosen = blocks[torch.arange(len(blocks), device=block.device), block[:, 0]]  # (B, PICK_BLOCK)
+    inside = chosen.cumsum(-1, dtype=torch.float64)
+    end = ends.gather(-1, block)
+    start = torch.where(block > 0, ends.gather(-1, (block - 1).clamp_(min=0)), 0.0)
+    # The share within the block, since its weights add up to end - start only up to rounding.
+    share = (target - start) / (end - start)
+    last = inside[:, -1:]
+    place = torch.searchsorted(inside, torch.minimum(share * last, last * BELOW_ONE), right=True)
+    return (block * PICK_BLOCK + place)[:, 0].clamp_(max=vocab - 1)
 
 
 def _kept(probs: Tensor, sampling: Sampling) -> Tensor:

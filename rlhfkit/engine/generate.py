@@ -2,8 +2,8 @@
 
 A completion is a function of the weights, its prompt, its row seed and the sampling settings. Batch size,
 order and neighbours change no random number (`engine.draw`), and on the CPU no bit of the logits either:
-kernels round by shape, so the shapes a row meets are kept from depending on its neighbours (`ROW_BLOCK`,
-`PROMPT_WIDTH`, `KEY_WIDTH`). On a GPU, where that is out of reach, a draw that falls within rounding of a
+float32 kernels round by shape, so the shapes a row meets are kept from depending on its neighbours
+(`ROW_BLOCK`, `PROMPT_WIDTH`, `KEY_WIDTH`); bfloat16 products accumulate in float32 in one order. On a GPU, where that is out of reach, a draw that falls within rounding of a
 boundary can come out differently.
 """
 
@@ -21,12 +21,13 @@ from rlhfkit.errors import RlhfkitError
 from rlhfkit.models.cache import KVCache
 from rlhfkit.models.transformer import Transformer
 
-#: Matrix products on the CPU take another path, and round otherwise, for rows that do not fill a block of
+#: float32 matrix products on the CPU take another path, and round otherwise, for rows that do not fill a block of
 #: four. The last block is filled up with copies, so that a prompt alone gets the same bits as in company.
 ROW_BLOCK = 4
 #: Prompts are padded to a multiple of this, and read together only with others of the same width.
 PROMPT_WIDTH = 16
-#: Decoding looks at a multiple of this many keys, the surplus masked: then more of them change no bit.
+#: Decoding looks at a multiple of this many keys, the surplus masked: then more of them change no bit. The
+#: cache grows by as many.
 KEY_WIDTH = 64
 #: Prompt tokens read in one forward pass.
 PREFILL_TOKENS = 8192
@@ -64,7 +65,7 @@ class _Job:
     sampling: Sampling
     stop: Callable[[list[int]], bool] | None
     max_rows: int
-    capacity: int  # tokens of the longest prompt and its completion, up to a multiple of KEY_WIDTH
+    longest: int  # tokens of the longest prompt and its completion
 
     def width(self, row: _Row) -> int:
         """How wide the row's prompt is read; nothing but the prompt decides it."""
@@ -99,8 +100,8 @@ def generate(
     assert all(prompts), "a prompt has at least one token"
     longest = max(map(len, prompts), default=0) + sampling.max_new_tokens
     assert longest <= model.config.max_seq_len, "prompt and completion do not fit the context"
-    capacity = _up(longest, KEY_WIDTH)
-    job = _Job(model, prompts, sampling, stop, max_rows or _affordable_rows(model, capacity), capacity)
+    max_rows = max_rows or _affordable_rows(model, _up(longest, KEY_WIDTH))
+    job = _Job(model, prompts, sampling, stop, max_rows, longest)
     rows = [_Row(index, seed) for index, seed in enumerate(row_seeds)]
     # taken from the end: widest prompts first, equal prompts next to each other
     waiting = sorted(rows, key=lambda row: (job.width(row), list(prompts[row.index]), -row.index))
@@ -108,10 +109,10 @@ def generate(
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), model.prepacked():
             while waiting or group:
                 group = _regroup(job, waiting, group)
-                while group and not _due(group):
+                while group and not _due(job, group):
                     _decode(job, group)
     finally:
         model.train(training)
@@ -129,11 +130,11 @@ def _affordable_rows(model: Transformer, capacity: int) -> int:
     return max(1, min(MAX_ROWS, memory // max(1, row)))
 
 
-def _due(group: _Group) -> bool:
+def _due(job: _Job, group: _Group) -> bool:
     """Is it worth copying the cache to drop ended rows and let others in?"""
     ended = sum(row.out.finish_reason != "" for row in group.rows)
-    # a full cache leaves no choice: an ended row of the longest prompt would run over its end
-    return ended * 8 >= len(group.rows) or group.longest == group.cache.max_seq_len
+    # an ended row may not run over the end of the context
+    return ended * 8 >= len(group.rows) or group.longest >= job.longest
 
 
 def _regroup(job: _Job, waiting: list[_Row], group: _Group | None) -> _Group | None:
@@ -155,12 +156,13 @@ def _regroup(job: _Job, waiting: list[_Row], group: _Group | None) -> _Group | N
     parts.append((parts[0][0], parts[0][1][:1] * copies))
     everyone = rows + rows[:1] * copies
     device = job.model.device
+    longest = max(len(job.prompts[row.index]) + len(row.out.ids) - 1 for row in rows)
     return _Group(
         rows,
         last=torch.tensor([row.out.ids[-1] for row in everyone], device=device),
         seeds=torch.tensor([row.seed for row in everyone], device=device),
-        cache=_joined(job.model, parts, job.capacity),
-        longest=max(len(job.prompts[row.index]) + len(row.out.ids) - 1 for row in rows),
+        cache=_joined(job.model, parts, _up(longest + 1, KEY_WIDTH)),
+        longest=longest,
     )
 
 
@@ -198,8 +200,8 @@ def _prefill(job: _Job, waiting: list[_Row], room: int) -> tuple[list[_Row], KVC
 
 def _decode(job: _Job, group: _Group) -> None:
     """Draw one more token for every row."""
-    # the cache masks by each row's length, so it may look at more slots than the longest row fills
-    group.cache.used, group.cache.ragged = _up(group.longest + 1, KEY_WIDTH) - 1, True
+    if group.longest == group.cache.max_seq_len:
+        group.cache.grow(group.longest + KEY_WIDTH)
     hidden = job.model.hidden(group.last[:, None], cache=group.cache)[:, 0]  # (B, D)
     steps = [len(row.out.ids) for row in group.rows]
     steps += steps[:1] * (len(group.last) - len(steps))
@@ -231,13 +233,15 @@ def _up(length: int, multiple: int) -> int:
 
 
 def _missing_rows(model: Transformer, rows: int) -> int:
-    """How many rows short of full blocks; a GPU's kernels have no such blocks."""
-    return -rows % ROW_BLOCK if model.device.type == "cpu" else 0
+    """How many rows short of full blocks, which only float32 on the CPU has."""
+    return -rows % ROW_BLOCK if model.device.type == "cpu" and model.dtype == torch.float32 else 0
 
 
 def _logits(model: Transformer, hidden: Tensor) -> Tensor:
     """Logits (B, V) of (B, D), computed on full blocks of rows."""
     missing = _missing_rows(model, len(hidden))
+    if not missing:
+        return model.head(hidden)
     return model.head(torch.nn.functional.pad(hidden, (0, 0, 0, missing)))[: len(hidden)]
 
 
@@ -248,8 +252,9 @@ def _joined(model: Transformer, parts: list[tuple[KVCache, list[int]]], capacity
     start = 0
     for cache, rows in chosen:
         end = start + len(rows)
+        used = min(cache.used, capacity)  # what lies behind belonged to rows that have ended
         for new, old in zip(joined.keys + joined.values, cache.keys + cache.values, strict=True):
-            new[start:end, :, : cache.used] = old[rows, :, : cache.used]
+            new[start:end, :, :used] = old[rows, :, :used]
         start = end
     joined.start(torch.cat([cache.lengths[rows] for cache, rows in chosen]), capacity)
     return joined

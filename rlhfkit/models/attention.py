@@ -30,8 +30,6 @@ class Plan:
     full: Tensor | None = None
     #: (B|1, 1, S, L) for layers with a sliding window
     sliding: Tensor | None = None
-    #: one new token a row against a cache; None masks then mean "all keys"
-    decode: bool = False
 
 
 def by_products(device: torch.device, dtype: torch.dtype, length: int) -> bool:
@@ -77,38 +75,80 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
-def plan_decode(lengths: Tensor, used: int, *, ragged: bool, window: int | None) -> Plan:
-    """The plan for one new token a row; `lengths` (B,) counts the tokens before it, at most `used`."""
-    if window is None or used < window:
-        window = None
-        if not ragged:
-            return Plan(decode=True)
-    index = torch.arange(used + 1, device=lengths.device)
-    full = (index <= lengths[:, None])[:, None, None]  # (B, 1, 1, L)
-    sliding = full if window is None else full & (index > lengths[:, None] - window)[:, None, None]
-    return Plan(full=full if ragged else None, sliding=sliding, decode=True)
+@dataclass(frozen=True)
+class Step:
+    """One new token a row against a cache of L slots: where it goes, and what it may look at."""
+
+    rows: Tensor  # (B,) 0 .. B - 1
+    slots: Tensor  # (B,) the slot of the new token
+    #: (B, 1, L) to add to the scores, 0 or minus infinity, for layers that see everything
+    full: Tensor
+    #: the same for layers with a sliding window
+    sliding: Tensor
+
+
+def plan_step(lengths: Tensor, slots: int, *, window: int | None) -> Step:
+    """The plan for one new token a row; `lengths` (B,) counts the tokens before it."""
+    index = torch.arange(slots, device=lengths.device)
+    after = (lengths[:, None] - index)[:, None]  # (B, 1, L): how far behind the new token a slot lies
+    full = torch.zeros(after.shape, device=lengths.device).masked_fill_(after < 0, -torch.inf)
+    sliding = full if window is None else full.masked_fill(after >= window, -torch.inf)
+    return Step(torch.arange(len(lengths), device=lengths.device), lengths, full, sliding)
 
 
 def attend(
     q: Tensor,  # (B, H, S, E)
-    k: Tensor,  # (B, K, L, E)
-    v: Tensor,  # (B, K, L, E)
+    k: Tensor,  # (B, K, S, E)
+    v: Tensor,  # (B, K, S, E)
     *,
-    mask: Tensor | None,  # (B|1, 1, S, L) bool, or to add
-    decode: bool,
+    mask: Tensor | None,  # (B|1, 1, S, S) bool, or to add
     scale: float,
     softcap: float | None,
 ) -> Tensor:
-    """Weighted values (B, H, S, E) in the dtype of `q`."""
+    """Weighted values (B, H, S, E) of whole rows, in the dtype of `q`."""
     if mask is not None and mask.dtype != torch.bool:
         return _attend_by_products(q, k, v, mask=mask, scale=scale)
-    if decode or softcap is not None:
-        if mask is None and not decode:
+    if softcap is not None:
+        if mask is None:
             mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()[None, None]
-        return _attend_plainly(q, k, v, mask=mask, scale=scale, softcap=softcap)
+        return _attend_with_softcap(q, k, v, mask=mask, scale=scale, softcap=softcap)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
     )
+
+
+def attend_to_cache(
+    q: Tensor,  # (B, H, E)
+    keys: Tensor,  # (B, K, L, E)
+    values: Tensor,  # (B, K, L, E)
+    *,
+    bias: Tensor,  # (B, 1, L), 0 or minus infinity
+    scale: float,
+    softcap: float | None,
+) -> Tensor:
+    """Weighted values (B, H, E) for one new token a row, in the dtype of `q`; the softmax is in float32.
+
+    The products are in the dtype of the keys, which are not repeated for grouped queries. For one query
+    row this beats torch's CPU kernel, whose bfloat16 form takes up to eight times as long.
+    """
+    batch, heads, dim = q.shape
+    rows = q.to(keys.dtype).view(batch, keys.shape[1], -1, dim)  # (B, K, H/K, E)
+    if torch.compiler.is_compiling() and q.device.type == "cpu":
+        # What the compiler makes one loop of, without a product of single rows.
+        scores = (keys[:, :, None] * rows[:, :, :, None]).sum(-1, dtype=torch.float32)
+    else:
+        scores = (rows @ keys.transpose(2, 3)).float()
+    scores = scores * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    weights = (scores + bias[:, None]).softmax(dim=-1).to(values.dtype)
+    if torch.compiler.is_compiling() and q.device.type == "cpu":
+        out = (weights[..., None] * values[:, :, None]).sum(-2, dtype=torch.float32)
+    elif values.device.type == "cpu" and values.dtype == torch.float32 and rows.shape[2] >= ROW_BLOCK:
+        out = _weighted_by_blocks(weights, values)
+    else:
+        out = weights @ values
+    return out.to(q.dtype).view(batch, heads, dim)
 
 
 def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor, scale: float) -> Tensor:
@@ -125,33 +165,24 @@ def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor, scale:
     return (scores.softmax(dim=-1) @ values).view(batch, heads, length, dim)
 
 
-def _attend_plainly(
-    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, scale: float, softcap: float | None
+def _attend_with_softcap(
+    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor, scale: float, softcap: float
 ) -> Tensor:
-    """Attention as two matrix products, softmax in float32; keys are not repeated for grouped queries.
-
-    For one query row this beats torch's CPU kernel, whose bfloat16 form takes six times as long as float32:
-    the cache holds float32 there, so the products are float32, too.
-    """
+    """Attention as two matrix products, softmax in float32; keys are not repeated for grouped queries."""
     batch, heads, length, dim = q.shape
     kv_heads = k.shape[1]
-    rows = (q.to(k.dtype) * scale).reshape(batch, kv_heads, heads // kv_heads * length, dim)
+    rows = (q * scale).reshape(batch, kv_heads, heads // kv_heads * length, dim)
     scores = (rows @ k.transpose(2, 3)).float()  # (B, K, H/K * S, L)
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    if mask is not None:
-        split = scores.view(batch, kv_heads, heads // kv_heads, length, -1)
-        scores = split.masked_fill(~mask[:, :, None], -torch.inf).view_as(scores)
-    weights = scores.softmax(dim=-1).to(v.dtype)
-    by_blocks = length == 1 and len(rows[0, 0]) >= ROW_BLOCK and v.device.type == "cpu"
-    out = _weighted_by_blocks(weights, v) if by_blocks else weights @ v
-    return out.view(batch, heads, length, dim).to(q.dtype)
+    scores = softcap * torch.tanh(scores / softcap)
+    split = scores.view(batch, kv_heads, heads // kv_heads, length, -1)
+    scores = split.masked_fill(~mask[:, :, None], -torch.inf).view_as(scores)
+    return (scores.softmax(dim=-1).to(v.dtype) @ v).view(batch, heads, length, dim)
 
 
 def _weighted_by_blocks(weights: Tensor, v: Tensor) -> Tensor:
     """weights (B, K, R, L) @ v (B, K, L, E), summed block by block of keys.
 
-    The CPU's product of ROW_BLOCK rows or more splits a long sum by its length: further keys of weight 0,
+    The CPU's float32 product of ROW_BLOCK rows or more splits a long sum by its length: further keys of weight 0,
     there for the sake of a longer row in the batch, would change how a row rounds (see `engine.generate`).
     """
     out = weights[..., :KEY_BLOCK] @ v[:, :, :KEY_BLOCK]

@@ -6,16 +6,18 @@ width. Rows are padded on the right inside rlhfkit; what stands behind a row's e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlhfkit.models.attention import Plan, attend, by_products, plan_decode, plan_prefill
+from rlhfkit.models.attention import Plan, Step, attend, attend_to_cache, by_products, plan_prefill, plan_step
 from rlhfkit.models.cache import KVCache
 from rlhfkit.models.config import ModelConfig, Rope
 from rlhfkit.models.layout import Layout
+from rlhfkit.models.processor import fast_bfloat16, multiply, prepacked
 from rlhfkit.models.rope import Rotary, rotate
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -39,7 +41,16 @@ class _NoMetaInit:
 
 
 class Linear(_NoMetaInit, nn.Linear):
-    """torch's layer."""
+    """torch's layer, which may hold its weight a second time in a layout that suits few rows."""
+
+    #: made by `Transformer.prepacked`, used without gradients only
+    packed: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., K) times the weight, plus the bias: (..., N)."""
+        if self.packed is not None:
+            return multiply(x, self.packed, self.bias)
+        return F.linear(x, self.weight, self.bias)
 
 
 class Embedding(_NoMetaInit, nn.Embedding):
@@ -94,24 +105,33 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, turns: Turns | None, plan: Plan, cache: KVCache | None) -> Tensor:
         """Mix the rows of `x` (B, S, D) along S."""
-        batch, length, _ = x.shape
-        heads = self.qkv(x).view(batch, length, -1, self.head_dim)  # (B, S, H + 2K, E)
+        qk, v = (heads.transpose(1, 2) for heads in self._heads(x, turns))
+        q, k = qk[:, : self.heads], qk[:, self.heads :]  # (B, H, S, E), (B, K, S, E)
+        if cache is not None:
+            cache.write_prompt(self.layer, k, v)
+        mask = plan.sliding if self.sliding else plan.full
+        mixed = attend(q, k, v, mask=mask, scale=self.scale, softcap=self.softcap)
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out
+
+    def step(self, x: Tensor, turns: Turns | None, step: Step, keys: Tensor, values: Tensor) -> Tensor:
+        """Mix one new token a row, `x` (B, 1, D), with the cache (B, K, L, E), into which it goes."""
+        qk, v = self._heads(x, turns)
+        keys[step.rows, :, step.slots] = qk[:, 0, self.heads :].to(keys.dtype)
+        values[step.rows, :, step.slots] = v[:, 0].to(values.dtype)
+        bias = step.sliding if self.sliding else step.full
+        q = qk[:, 0, : self.heads]
+        mixed = attend_to_cache(q, keys, values, bias=bias, scale=self.scale, softcap=self.softcap)
+        out: Tensor = self.out(mixed.flatten(1)[:, None])
+        return out
+
+    def _heads(self, x: Tensor, turns: Turns | None) -> tuple[Tensor, Tensor]:
+        """Turned queries and keys (B, S, H + K, E), and values (B, S, K, E)."""
+        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))  # (B, S, H + 2K, E)
         qk, v = heads[:, :, : self.heads + self.kv_heads], heads[:, :, self.heads + self.kv_heads :]
         if self.q_norm is not None and self.k_norm is not None:
             qk = torch.cat([self.q_norm(qk[:, :, : self.heads]), self.k_norm(qk[:, :, self.heads :])], dim=2)
-        if turns is not None:
-            qk = rotate(qk, *turns)
-        qk, v = qk.transpose(1, 2), v.transpose(1, 2)
-        q, k = qk[:, : self.heads], qk[:, self.heads :]  # (B, H, S, E), (B, K, S, E)
-        if cache is not None:
-            if plan.decode:
-                k, v = cache.write_token(self.layer, k, v)
-            else:
-                cache.write_prompt(self.layer, k, v)
-        mask = plan.sliding if self.sliding else plan.full
-        mixed = attend(q, k, v, mask=mask, decode=plan.decode, scale=self.scale, softcap=self.softcap)
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, -1))
-        return out
+        return (qk if turns is None else rotate(qk, *turns)), v
 
 
 class FeedForward(nn.Module):
@@ -148,7 +168,14 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, turns: Turns | None, plan: Plan, cache: KVCache | None) -> Tensor:
         """(B, S, D) to (B, S, D)."""
-        mixed: Tensor = x + self.attn_post_norm(self.attn(self.attn_norm(x), turns, plan, cache))
+        return self._feed(x, self.attn(self.attn_norm(x), turns, plan, cache))
+
+    def step(self, x: Tensor, turns: Turns | None, step: Step, keys: Tensor, values: Tensor) -> Tensor:
+        """One new token a row: (B, 1, D) to (B, 1, D)."""
+        return self._feed(x, self.attn.step(self.attn_norm(x), turns, step, keys, values))
+
+    def _feed(self, x: Tensor, attended: Tensor) -> Tensor:
+        mixed: Tensor = x + self.attn_post_norm(attended)
         before = x if self.parallel else mixed
         out: Tensor = mixed + self.ffn_post_norm(self.ffn(self.ffn_norm(before)))
         return out
@@ -169,6 +196,7 @@ class Transformer(nn.Module):
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         #: how the model lay on disk; None for a fresh one
         self.layout: Layout | None = None
+        self._packed_head: Tensor | None = None
         self._rotary = _rotary(config, config.rope)
         self._sliding_rotary = _rotary(config, config.sliding_rope)
 
@@ -189,9 +217,27 @@ class Transformer(nn.Module):
         return weight
 
     def new_cache(self, batch_size: int, max_seq_len: int) -> KVCache:
-        """An empty cache; float32 on the CPU, where one-row products in bfloat16 are slow."""
-        dtype = torch.float32 if self.device.type == "cpu" else self.dtype
+        """An empty cache, in the dtype of the weights where products of single rows are fast in it."""
+        slow = self.device.type == "cpu" and not fast_bfloat16()
+        dtype = torch.float32 if slow else self.dtype
         return KVCache(self.config, batch_size, max_seq_len, dtype=dtype, device=self.device)
+
+    @contextmanager
+    def prepacked(self) -> Iterator[None]:
+        """While in it, products use copies of the weights that suit few rows, where the CPU has such.
+
+        Same bits, no gradients; the weights must not change meanwhile.
+        """
+        layers = [module for module in self.modules() if isinstance(module, Linear)]
+        for layer in layers:
+            layer.packed = prepacked(layer.weight)
+        self._packed_head = prepacked(self.head_weight) if self.lm_head is None else self.lm_head.packed
+        try:
+            yield
+        finally:
+            self._packed_head = None
+            for layer in layers:
+                layer.packed = None
 
     def hidden(
         self,
@@ -213,9 +259,8 @@ class Transformer(nn.Module):
         if cache is not None and decoding:
             assert length == 1, "one new token a row"
             assert cache.used < cache.max_seq_len, "the cache is full"
-            positions = cache.lengths[:, None]
-            row_lengths = positions + 1
-            plan = plan_decode(cache.lengths, cache.used, ragged=cache.ragged, window=window)
+            x = self._step(input_ids, cache)
+            cache.advance()
         else:
             key_mask = _unless_right_padded(attention_mask)
             assert cache is None or key_mask is None, "a cache is filled from rows padded on the right"
@@ -230,18 +275,18 @@ class Transformer(nn.Module):
                 window=window,
                 additive=self.dtype if products else None,
             )
-        x = self._run_layers(self._embed(input_ids, positions), positions, row_lengths, plan, cache)
-        if cache is not None:
-            if decoding:
-                cache.advance()
-            else:
+            x = self._run_layers(self._embed(input_ids, positions), positions, row_lengths, plan, cache)
+            if cache is not None:
                 cache.start(None if attention_mask is None else attention_mask.sum(dim=1), length)
         out: Tensor = self.norm(x)
         return out
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) in float32 of states (..., D), soft cap included."""
-        logits = F.linear(hidden, self.head_weight).float()
+        if self._packed_head is not None:
+            logits = multiply(hidden, self._packed_head, None).float()
+        else:
+            logits = F.linear(hidden, self.head_weight).float()
         cap = self.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
@@ -261,16 +306,29 @@ class Transformer(nn.Module):
     def _run_layers(
         self, x: Tensor, positions: Tensor, row_lengths: Tensor, plan: Plan, cache: KVCache | None
     ) -> Tensor:
-        turns = self._rotary(positions, row_lengths, x.dtype) if self._rotary else None
-        sliding_turns = turns
-        if self._sliding_rotary:
-            sliding_turns = self._sliding_rotary(positions, row_lengths, x.dtype)
-        for index, layer in enumerate(self.layers):
-            # With a cache every step has another length: run hooks, but not what `layer.compile()` made,
-            # which would compile again and again.
+        for layer, turns in zip(self.layers, self._turns(positions, row_lengths, x.dtype), strict=True):
+            # Prompts come in many widths: run hooks, but not what `layer.compile()` made, which would compile
+            # again and again.
             run: Callable[..., Tensor] = layer if cache is None else layer._call_impl
-            x = run(x, sliding_turns if self.config.slides(index) else turns, plan, cache)
+            x = run(x, turns, plan, cache)
         return x
+
+    def _step(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+        positions = cache.lengths[:, None]
+        step = plan_step(cache.lengths, cache.max_seq_len, window=self.config.sliding_window)
+        x = self._embed(input_ids, positions)
+        every_turn = self._turns(positions, positions + 1, x.dtype)
+        for layer, turns, keys, values in zip(self.layers, every_turn, cache.keys, cache.values, strict=True):
+            x = layer.step(x, turns, step, keys, values)  # type: ignore[operator]
+        return x
+
+    def _turns(self, positions: Tensor, row_lengths: Tensor, dtype: torch.dtype) -> list[Turns | None]:
+        """Cosines and sines for every layer."""
+        turns = self._rotary(positions, row_lengths, dtype) if self._rotary else None
+        sliding = turns
+        if self._sliding_rotary:
+            sliding = self._sliding_rotary(positions, row_lengths, dtype)
+        return [sliding if self.config.slides(i) else turns for i in range(len(self.layers))]
 
 
 def _rotary(config: ModelConfig, rope: Rope | None) -> Rotary | None:

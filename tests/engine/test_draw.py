@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import math
 from fractions import Fraction
 
@@ -152,3 +153,22 @@ def test_the_ends_of_the_unit_interval_hit_possible_tokens(bits: int) -> None:
     u = torch.tensor([bits * 2.0**-48], dtype=torch.float64)
     tokens, _ = draw(torch.tensor([[-math.inf, 0.0, 1.0, -math.inf]]), u, sampling())
     assert tokens.item() == (1 if bits == 0 else 2)
+
+
+@pytest.mark.parametrize("vocab", [1, 63, 64, 65, 128, 1000])
+@pytest.mark.parametrize("zeros", [0.0, 0.9])
+def test_a_draw_is_the_token_at_that_share_of_the_mass(vocab: int, zeros: float) -> None:
+    """Against exact fractions, for vocabularies of one block and of many, ends and empty blocks included."""
+    generator = torch.Generator().manual_seed(vocab)
+    logits = torch.randn(vocab, generator=generator) * 3
+    logits[torch.rand(vocab, generator=generator) < zeros] = -math.inf
+    logits[vocab // 2] = 0.0
+    probs = [Fraction(float(p)) for p in logits.softmax(-1)]
+    shares = [*uniforms(torch.arange(300), torch.zeros(300, dtype=torch.long)).tolist(), 0.0, 1 - 2.0**-48]
+    tokens, _ = draw(logits.expand(len(shares), -1), torch.tensor(shares, dtype=torch.float64), sampling())
+    ends = list(itertools.accumulate(probs))
+    slack = Fraction(1, 10**6) * ends[-1]  # block sums are float32
+    for share, token in zip(shares, tokens.tolist(), strict=True):
+        target = Fraction(share) * ends[-1]
+        assert probs[token] > 0
+        assert ends[token] - probs[token] - slack <= target <= ends[token] + slack

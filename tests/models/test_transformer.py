@@ -126,10 +126,10 @@ def test_attention_by_hand():
     q = torch.tensor([[[[1.0], [1.0]]]])  # one head of one number, two positions
     k = torch.tensor([[[[0.0], [1.0]]]])
     v = torch.tensor([[[[2.0], [6.0]]]])
-    out = attend(q, k, v, mask=None, decode=False, scale=1.0, softcap=None)
+    out = attend(q, k, v, mask=None, scale=1.0, softcap=None)
     weight = torch.sigmoid(torch.tensor(1.0))  # softmax over (0, 1)
     torch.testing.assert_close(out.flatten(), torch.stack([torch.tensor(2.0), 2 + 4 * weight]))
-    capped = attend(q, k, v, mask=None, decode=False, scale=1.0, softcap=0.5)
+    capped = attend(q, k, v, mask=None, scale=1.0, softcap=0.5)
     weight = torch.sigmoid(0.5 * torch.tanh(torch.tensor(2.0)))
     torch.testing.assert_close(capped.flatten()[1], 2 + 4 * weight)
 
