@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_VENV := .venv-bench
+BENCH_STAMP := $(BENCH_VENV)/.installed
 
 .PHONY: help demo test test-slow lint format docs bench bench-quick clean
 
@@ -16,13 +18,20 @@ help:
 	@echo 'make test        run the tests (make test-slow: the long ones)'
 	@echo 'make lint        ruff, formatting, mypy --strict, generated files'
 	@echo 'make docs        regenerate the reference, man pages and completions'
-	@echo 'make bench       measure, and write docs/benchmarks.md (bench-quick: under 3 minutes)'
+	@echo 'make bench       measure, and write docs/benchmarks.md (bench-quick: under 3 minutes, prints)'
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# The peers of the benchmarks pin versions of their own, so they get an environment of their own.
+$(BENCH_STAMP): pyproject.toml constraints.txt
+	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch setuptools
+	$(BENCH_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	touch $@
 
 demo: $(STAMP)
@@ -50,11 +59,12 @@ format: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m rlhfkit.cli.docs
 
-bench: $(STAMP)
-	$(BIN)/python -m benchmarks
+# BENCH='--only ppo --nanogpt ../nanoGPT' measures a row again, or adds a peer.
+bench: $(BENCH_STAMP)
+	$(BENCH_VENV)/bin/python -m benchmarks $(BENCH)
 
-bench-quick: $(STAMP)
-	$(BIN)/python -m benchmarks --quick
+bench-quick: $(BENCH_STAMP)
+	$(BENCH_VENV)/bin/python -m benchmarks --quick $(BENCH)
 
 clean:
 	rm -rf demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
