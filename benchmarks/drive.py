@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 #: Seconds that a side may need to start and warm up, or for one lap.
-PATIENCE = 400
+PATIENCE = 900
 #: A side is not started with less memory free than this (GB): rather a missing peer than a dead run.
 SPARE = 3.0
 Record = dict[str, Any]
