@@ -17,6 +17,7 @@ import itertools
 import json
 import random
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -31,7 +32,6 @@ from rlhfkit.models.config import llama_config
 from rlhfkit.models.heads import ScalarModel
 from rlhfkit.models.loading import init_model
 
-ROOT = Path(__file__).parents[1]
 LENGTH = 512
 PROMPT = 64
 #: GSM8K's and hh's numbers of words: median, and the spread of their logarithm.
@@ -210,13 +210,15 @@ def write_models(work: Path, tokenizer: Tokenizer, shape: Mapping[str, int], con
 
 
 def write_text(path: Path, size: float) -> None:
-    """Text records of this repository's source code, repeated: real words, no downloads."""
-    texts = [p.read_text(encoding="utf-8") for p in sorted((ROOT / "rlhfkit").rglob("*.py"))]
+    """Text records of Python's own library: real words, each file once, no downloads."""
     with open(path, "w", encoding="utf-8") as file:
         written = 0
-        while written < size:
-            for text in texts:
-                written += file.write(json.dumps({"text": text}) + "\n")
+        for source in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")):
+            if "site-packages" not in source.parts:
+                text = source.read_text(encoding="utf-8", errors="replace")
+                written += file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+            if written > size:
+                return
 
 
 if __name__ == "__main__":

@@ -86,12 +86,14 @@ def section(row: Record) -> str:
             continue
         found, laps = rates(side), side["laps"]
         same = side["unit"] == row["sides"][0]["unit"]
+        scale, suffix = (1.0, "") if same else (1e-9, f" G{side['unit']}/s")
+        middle, low, high = (number(scale * x) for x in (median(found), min(found), max(found)))
         lines.append(
             [
                 side["side"],
-                f"{number(median(found))} ({number(min(found))}..{number(max(found))})",
+                f"{middle} ({low}..{high}){suffix}",
                 f"{median(first) / median(found):.2f}" if first and same else "",
-                number(median(lap["units"] / max(lap["cpu"], 1e-9) for lap in laps)),
+                number(scale * median(lap["units"] / max(lap["cpu"], 1e-9) for lap in laps)),
                 f"{max(lap['peak_mb'] for lap in laps):.0f}",
                 f"{median(lap['others'] for lap in laps):.0%}",
             ]

@@ -22,6 +22,9 @@ DATA: Mapping[str, Mapping[str, int]] = {
     "a": {"batch": 16, "context": 256, "vocab": 65},
     "b": {"batch": 2, "context": 1024, "vocab": 8192},
 }
+#: Steps between checkpoints: one a minute of work, the default of rlhfkit's trainers, whose clock would count
+#: the sleep between laps as well.
+SAVE_EVERY = {"a": 100, "b": 25, "sft": 80, "pairs": 50, "rankings": 60, "ppo": 5}
 MATRIX = "bf16 matrix products"
 
 
@@ -36,6 +39,7 @@ def flops_per_token(shape: str) -> float:
 def pretraining(shape: str, nanogpt: str | None) -> Row:
     data, model = {"shape": shape, **DATA[shape]}, SHAPES[shape]
     ours = {name: value for name, value in {**data, **model}.items() if name != "vocab"}
+    ours["save_every"] = SAVE_EVERY[shape]
     sides = [
         Side("rlhfkit", "ours:pretrain", ours),
         Side("transformers loop, bf16 autocast", "peers:loop", {**data, **model, "bf16": True}, TRANSFORMERS),
@@ -58,14 +62,14 @@ def pretraining(shape: str, nanogpt: str | None) -> Row:
 
 
 def fine_tuning() -> Row:
-    ours: dict[str, Any] = {"batch": 16, "length": 512}
+    records: dict[str, Any] = {"batch": 16, "length": 512}
     return Row(
         "sft",
         "Fine-tuning on GSM8K, 16 records a step (TRL packed: 4 rows of 512 tokens)",
         "real token",
         (
-            Side("rlhfkit", "ours:sft", ours),
-            Side("TRL SFTTrainer, bf16, padded", "trl_sides:sft", {**ours, "packed": False}, TRL),
+            Side("rlhfkit", "ours:sft", {**records, "save_every": SAVE_EVERY["sft"]}),
+            Side("TRL SFTTrainer, bf16, padded", "trl_sides:sft", {**records, "packed": False}, TRL),
             Side(
                 "TRL SFTTrainer, bf16, packing=wrapped",
                 "trl_sides:sft",
@@ -89,14 +93,14 @@ def reward_models() -> list[Row]:
         row(
             "rm-pairs",
             "Reward model on pairs of hh, 16 pairs a step",
-            {"records": "pairs.jsonl", "batch": 16, "pairs": 1},
+            {"records": "pairs.jsonl", "batch": 16, "pairs": 1, "save_every": SAVE_EVERY["pairs"]},
             {"pairs_file": "pairs.jsonl", "batch": 16, "accumulate": 1},
             True,
         ),
         row(
             "rm-rankings",
             "Reward model on rankings of five solutions, 4 rankings (40 pairs) a step",
-            {"records": "rankings.jsonl", "batch": 4, "pairs": 10},
+            {"records": "rankings.jsonl", "batch": 4, "pairs": 10, "save_every": SAVE_EVERY["rankings"]},
             {"pairs_file": "ranking-pairs.jsonl", "batch": 10, "accumulate": 4},
             False,
         ),
@@ -111,6 +115,7 @@ def ppo() -> Row:
         "ppo_epochs": 4,
         "minibatches": 1,
         "kl_coef": 0.05,
+        "save_every": SAVE_EVERY["ppo"],
     }
     theirs = {"prompts": 64, "micro": 16, "new": 53, "epochs": 4}
     return Row(
