@@ -155,14 +155,17 @@ def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor, scale:
     """Attention over whole rows as batched matrix products, scores and weights in the dtype of `q`."""
     batch, heads, length, dim = q.shape
     kv_heads, group = k.shape[1], heads // k.shape[1]
-    rows = q.reshape(batch * kv_heads, group * length, dim)
-    keys, values = (x.reshape(batch * kv_heads, length, dim) for x in (k, v))
+    # Head by head, as queries and keys lie in memory already: without grouped queries no copy is made.
+    rows = q.view(batch, kv_heads, group, length, dim).transpose(0, 1)  # (K, B, G, S, E)
+    rows = rows.reshape(kv_heads * batch, group * length, dim)
+    keys, values = (x.transpose(0, 1).reshape(kv_heads * batch, length, dim) for x in (k, v))
     if len(mask) == 1:
         scores = torch.baddbmm(mask[0].repeat(1, group, 1), rows, keys.transpose(1, 2), alpha=scale)
     else:
-        scores = (rows * scale) @ keys.transpose(1, 2)  # (B K, G S, L)
-        scores = (scores.view(batch, heads, length, length) + mask).view_as(scores)
-    return (scores.softmax(dim=-1) @ values).view(batch, heads, length, dim)
+        scores = (rows * scale) @ keys.transpose(1, 2)  # (K B, G S, S)
+        scores = (scores.view(kv_heads, batch, group, length, length) + mask[None]).view_as(scores)
+    mixed = (scores.softmax(dim=-1) @ values).view(kv_heads, batch, group, length, dim)
+    return mixed.transpose(0, 1).flatten(1, 2)
 
 
 def _attend_with_softcap(

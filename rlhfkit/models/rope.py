@@ -110,9 +110,34 @@ def _yarn_attention_factor(factor: float, settings: Mapping[str, Any]) -> float:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the first R numbers of each head of `x` (B, S, heads, E), first half against second half."""
+    turned: Tensor = _Rotation.apply(x, cos, sin)
+    return turned
+
+
+class _Rotation(torch.autograd.Function):
+    """The rotation, whose gradient is the rotation back; nothing but the angles is kept for it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turned(gradients[0], cos, -sin), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Four passes over half the numbers each; laid out head by head, as products of whole rows want it."""
     half = cos.shape[-1]
     first, second = x[..., :half], x[..., half : 2 * half]
-    parts = [first * cos - second * sin, second * cos + first * sin]
-    if 2 * half < x.shape[-1]:
-        parts.append(x[..., 2 * half :])
-    return torch.cat(parts, dim=-1)
+    if torch.compiler.is_compiling():
+        parts = [first * cos - second * sin, second * cos + first * sin]
+        return torch.cat([*parts, x[..., 2 * half :]], dim=-1)
+    batch, length, heads, dim = x.shape
+    out = x.new_empty((heads, batch, length, dim)).permute(1, 2, 0, 3)
+    torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=out[..., half : 2 * half]).addcmul_(first, sin)
+    out[..., 2 * half :] = x[..., 2 * half :]
+    return out
