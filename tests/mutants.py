@@ -58,7 +58,7 @@ MUTANTS = [
     Mutant("logprobs: no temperature", LOGPROBS, "if temperature != 1.0:", "if False:", T_LOGPROBS),
     Mutant("logprobs: softmax in the model's precision", LOGPROBS, "head(hidden).float()", "head(hidden)", T_LOGPROBS),
     Mutant("logprobs: all logits kept for backward", LOGPROBS, "if len(kept_targets) <= chunk:", "if True:", T_LOGPROBS),
-    Mutant("logprobs: entropy without its sign", LOGPROBS, "return -(logprobs.exp()", "return (logprobs.exp()", T_LOGPROBS),
+    Mutant("logprobs: entropy without its sign", LOGPROBS, "return -torch.cat([(block", "return torch.cat([(block", T_LOGPROBS),
     # rewards
     Mutant("rewards: KL is paid instead of charged", PPO, "rewards = -kl_coef", "rewards = kl_coef", T_PPO),
     Mutant("rewards: score one slot early", PPO, ".argmax(1, keepdim=True)", ".argmax(1, keepdim=True).sub(1).clamp(min=0)", T_PPO),

@@ -12,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 #: Tokens whose logits are alive at once. Beyond this, a chunk's logits are computed again in backward.
 CHUNK = 2048
+#: Tokens whose probabilities are alive at once while the entropy is summed; few enough for the cache.
+BLOCK = 64
 
 
 def token_logprobs(
@@ -38,8 +40,9 @@ def token_logprobs(
         logits = head(hidden).float()
         if temperature != 1.0:
             logits = logits / temperature
-        entropy = _entropy(logits.detach()) if with_entropy else logits.new_zeros(0)
-        return -F.cross_entropy(logits, targets, reduction="none"), entropy
+        logprobs = logits.log_softmax(-1)
+        entropy = _entropy(logprobs.detach()) if with_entropy else logits.new_zeros(0)
+        return -F.nll_loss(logprobs, targets, reduction="none"), entropy
 
     kept_hidden, kept_targets = hidden[mask], targets[mask]  # (N, D), (N,)
     if len(kept_targets) <= chunk:
@@ -58,7 +61,8 @@ def _spread(values: Tensor, mask: Tensor) -> Tensor:
     return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
 
-def _entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of softmax(logits): (N, V) to (N,). A logit of -inf has probability 0."""
-    logprobs = logits.log_softmax(-1)
-    return -(logprobs.exp() * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(-1)
+def _entropy(logprobs: Tensor) -> Tensor:
+    """Entropy in nats of distributions (N, V), as (N,). A log-probability of -inf adds nothing."""
+    lowest = torch.finfo(logprobs.dtype).min
+    blocks = torch.split(logprobs, BLOCK)
+    return -torch.cat([(block.exp() * block.clamp(min=lowest)).sum(-1) for block in blocks])
