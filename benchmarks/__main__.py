@@ -64,15 +64,15 @@ def machine(threads: int) -> str:
     )
 
 
-def installed(row: Row, say: Any) -> Row:
-    """The row without the sides whose libraries are missing."""
-    sides = []
-    for side in row.sides:
-        if lacking := missing(side):
-            say(f"{row.name}: no {side.name}, which needs {' and '.join(lacking)}")
-        else:
-            sides.append(side)
-    return replace(row, sides=tuple(sides))
+def taking_part(row: Row, quick: bool) -> tuple[Row, list[Record]]:
+    """The row with the sides that can be measured, and records of those whose libraries are missing."""
+    sides = [side for side in row.sides if side.quick or not quick]
+    absent = [
+        {"side": side.name, "unit": row.unit, "laps": [], "error": f"{' and '.join(names)} not installed"}
+        for side in sides
+        if (names := missing(side))
+    ]
+    return replace(row, sides=tuple(side for side in sides if not missing(side))), absent
 
 
 def arguments() -> argparse.Namespace:
@@ -121,8 +121,11 @@ def main() -> None:
 def run(options: argparse.Namespace, chosen: list[str], rows: dict[str, Row], work: Path) -> None:
     """Measure the chosen rows, and keep each as soon as it is there."""
     data = [str(options.data.resolve())] if options.data.is_dir() else []
+    megabytes = "4" if options.quick else "20"
     say("preparing data" + ("" if data else f": made-up records, since {options.data} is not there"))
-    subprocess.run([sys.executable, "-m", "benchmarks.data", str(work), *data], cwd=ROOT, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.data", str(work), megabytes, *data], cwd=ROOT, check=True
+    )
     about = {
         "machine": machine(options.threads),
         "data": "real" if data else "made up",
@@ -131,11 +134,14 @@ def run(options: argparse.Namespace, chosen: list[str], rows: dict[str, Row], wo
     for name in chosen:
         record: Record = {"row": name, "date": time.strftime("%Y-%m-%d"), **about}
         if name in rows:
-            row = installed(rows[name], say)
-            laps, seconds = (2, 1.0) if options.quick else (row.laps, row.seconds)
-            row = replace(row, laps=options.laps or laps, seconds=options.seconds or seconds)
+            row, absent = taking_part(rows[name], options.quick)
+            if options.quick:
+                row = replace(row, laps=2, seconds=1.0, warm=1)
+            row = replace(row, laps=options.laps or row.laps, seconds=options.seconds or row.seconds)
             record |= {"title": row.title, "seconds": row.seconds}
-            record["sides"] = measure(row, work, threads=options.threads, profile=not options.quick, say=say)
+            profile = not options.quick
+            found = measure(row, work, threads=options.threads, profile=profile, say=say)
+            record["sides"] = found + absent
         else:
             title, command = modules(options.quick, work)[name]
             record["title"] = title

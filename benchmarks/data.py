@@ -1,4 +1,4 @@
-"""What both sides read: `python -m benchmarks.data WORK [DATA]` fills a work directory.
+"""What both sides read: `python -m benchmarks.data WORK MEGABYTES [DATA]` fills a work directory.
 
 With a DATA directory the records are GSM8K problems (`gsm8k_train.jsonl`), harmless pairs of Anthropic's hh
 (`hh_harmless_pairs_train.jsonl`) and five solutions a problem (`rankings_gsm8k_train.jsonl`); without it
@@ -8,7 +8,7 @@ they are made-up words of about the same lengths.
                        uniformly random tokens
     policy, reward     shape a with a context of 512 and tokenizer-b, random weights
     demos, pairs, rankings (10 pairs each), ranking-pairs (the same as pairs), prompts (64 tokens)  .jsonl
-    text.jsonl         for tokenizing
+    text.jsonl         MEGABYTES for tokenizing
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ POLICY = {"hidden_size": 384, "num_layers": 6, "num_heads": 6, "ffn_hidden_size"
 
 def main() -> None:
     work = Path(sys.argv[1])
-    fill(work, Path(sys.argv[2]) if len(sys.argv) > 2 else None, POLICY)
+    fill(work, Path(sys.argv[3]) if len(sys.argv) > 3 else None, POLICY)
     tokenizers = {"a": plain_tokenizer(work / "tokenizer-a", 65), "b": Tokenizer.from_dir(work / "policy")}
     tokenizers["b"].save(made(work / "tokenizer-b"))
     for shape, tokens in (("a", 2_000_000), ("b", 4_000_000)):
         write_tokens(work, shape, tokenizers[shape], tokens)
-    write_text(work / "text.jsonl", 20e6)
+    write_text(work / "text.jsonl", 1e6 * float(sys.argv[2]))
 
 
 def fill(work: Path, source: Path | None, shape: Mapping[str, int], context: int = LENGTH) -> None:

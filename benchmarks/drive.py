@@ -31,6 +31,7 @@ class Side:
     settings: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()  # libraries
     unit: str | None = None  # if not the row's
+    quick: bool = True  # takes part in a quick run
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.goals import GOALS, Goal, Verdict, matrix_share
-from benchmarks.rows import DATA, flops_per_token
+from benchmarks.rows import DATA, all_rows, flops_per_token
 
 Record = dict[str, Any]
 
@@ -42,10 +42,9 @@ def median(values: Iterable[float]) -> float:
 
 def page(measured: Sequence[Record], command: str) -> str:
     """The page; of every row the newest record counts."""
-    rows: dict[str, Record] = {}
-    for record in measured:
-        rows.pop(record["row"], None)
-        rows[record["row"]] = record
+    newest = {record["row"]: record for record in measured}
+    order = [row.name for row in all_rows(None)]
+    rows = {name: newest.pop(name) for name in order if name in newest} | newest
     parts = [INTRODUCTION.format(command=command, machine=machines(rows.values()))]
     verdicts = [(goal, goal.judge(rows)) for goal in GOALS if goal.row in rows]
     if verdicts:
@@ -61,7 +60,8 @@ def machines(rows: Iterable[Record]) -> str:
     """Where and when the rows were measured, each place once."""
     places: dict[str, set[str]] = {}
     for row in rows:
-        places.setdefault(row["machine"], set()).add(row["date"])
+        data = "" if row["data"] == "real" else ", made-up records"
+        places.setdefault(row["machine"] + data, set()).add(row["date"])
     return "; ".join(f"{', '.join(sorted(dates))}: {place}" for place, dates in places.items())
 
 
@@ -103,7 +103,7 @@ def section(row: Record) -> str:
     parts = [title + table(columns, lines), phases(row), matrix_words(row)]
     laps = max((len(s["laps"]) for s in row["sides"]), default=0)
     return "\n".join(
-        part for part in [*parts, f"At most {laps} laps of at least {row['seconds']} s.\n"] if part
+        part for part in [*parts, f"Laps: {laps}, of at least {row['seconds']} s and one step.\n"] if part
     )
 
 

@@ -43,13 +43,25 @@ def pretraining(shape: str, nanogpt: str | None) -> Row:
     sides = [
         Side("rlhfkit", "ours:pretrain", ours),
         Side("transformers loop, bf16 autocast", "peers:loop", {**data, **model, "bf16": True}, TRANSFORMERS),
-        Side("transformers Trainer, bf16", "peers:trainer", {**data, **model, "bf16": True}, TRAINER),
-        Side("transformers loop, fp32", "peers:loop", {**data, **model, "bf16": False}, TRANSFORMERS),
+        Side(
+            "transformers Trainer, bf16",
+            "peers:trainer",
+            {**data, **model, "bf16": True},
+            TRAINER,
+            quick=False,
+        ),
+        Side(
+            "transformers loop, fp32",
+            "peers:loop",
+            {**data, **model, "bf16": False},
+            TRANSFORMERS,
+            quick=False,
+        ),
         Side(MATRIX, "peers:matrix_rate", unit="FLOP"),
     ]
     if nanogpt:
         settings = {**data, **model, "source": nanogpt}
-        sides.insert(3, Side("nanoGPT (fp32, as on any CPU)", "peers:nanogpt", settings))
+        sides.insert(3, Side("nanoGPT (fp32, as on any CPU)", "peers:nanogpt", settings, quick=False))
     return Row(
         f"pretrain-{shape}",
         f"Pretraining, shape {shape}: {model['layers']} layers of {model['hidden']}, "
@@ -69,7 +81,13 @@ def fine_tuning() -> Row:
         "real token",
         (
             Side("rlhfkit", "ours:sft", {**records, "save_every": SAVE_EVERY["sft"]}),
-            Side("TRL SFTTrainer, bf16, padded", "trl_sides:sft", {**records, "packed": False}, TRL),
+            Side(
+                "TRL SFTTrainer, bf16, padded",
+                "trl_sides:sft",
+                {**records, "packed": False},
+                TRL,
+                quick=False,
+            ),
             Side(
                 "TRL SFTTrainer, bf16, packing=wrapped",
                 "trl_sides:sft",
@@ -82,12 +100,12 @@ def fine_tuning() -> Row:
 
 
 def reward_models() -> list[Row]:
-    def row(name: str, title: str, ours: dict[str, Any], theirs: dict[str, Any], quick: bool) -> Row:
+    def row(name: str, title: str, ours: dict[str, Any], theirs: dict[str, Any]) -> Row:
         sides = (
             Side("rlhfkit", "ours:reward_model", {**ours, "length": 512}),
             Side("TRL RewardTrainer, bf16", "trl_sides:reward_model", {**theirs, "length": 512}, TRL),
         )
-        return Row(name, title, "pair", sides, laps=4, quick=quick)
+        return Row(name, title, "pair", sides, laps=4)
 
     return [
         row(
@@ -95,14 +113,12 @@ def reward_models() -> list[Row]:
             "Reward model on pairs of hh, 16 pairs a step",
             {"records": "pairs.jsonl", "batch": 16, "pairs": 1, "save_every": SAVE_EVERY["pairs"]},
             {"pairs_file": "pairs.jsonl", "batch": 16, "accumulate": 1},
-            True,
         ),
         row(
             "rm-rankings",
             "Reward model on rankings of five solutions, 4 rankings (40 pairs) a step",
             {"records": "rankings.jsonl", "batch": 4, "pairs": 10, "save_every": SAVE_EVERY["rankings"]},
             {"pairs_file": "ranking-pairs.jsonl", "batch": 10, "accumulate": 4},
-            False,
         ),
     ]
 
