@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -109,6 +110,8 @@ def main() -> None:
     chosen = options.only or [n for n in names if not options.quick or n not in rows or rows[n].quick]
     if unknown := set(chosen) - set(names):
         raise SystemExit(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    # Sides and their directory must not outlive a run that is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if not options.page:
         with tempfile.TemporaryDirectory() as work:
             run(options, [name for name in names if name in chosen], rows, Path(work))
