@@ -3,8 +3,8 @@
 A completion is a function of the weights, its prompt, its row seed and the sampling settings. Batch size,
 order and neighbours change no random number (`engine.draw`), and on the CPU no bit of the logits either:
 float32 kernels round by shape, so the shapes a row meets are kept from depending on its neighbours
-(`ROW_BLOCK`, `PROMPT_WIDTH`, `KEY_WIDTH`); bfloat16 products accumulate in float32 in one order. On a GPU, where that is out of reach, a draw that falls within rounding of a
-boundary can come out differently.
+(`ROW_BLOCK`, `PROMPT_WIDTH`, `KEY_WIDTH`); bfloat16 products accumulate in float32 in one order. On a GPU,
+where that is out of reach, a draw that falls within rounding of a boundary can come out differently.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rlhfkit.errors import RlhfkitError
 from rlhfkit.models.cache import KVCache
 from rlhfkit.models.transformer import Transformer
 
-#: float32 matrix products on the CPU take another path, and round otherwise, for rows that do not fill a block of
+#: float32 products on the CPU take another path, and round otherwise, for rows that do not fill a block of
 #: four. The last block is filled up with copies, so that a prompt alone gets the same bits as in company.
 ROW_BLOCK = 4
 #: Prompts are padded to a multiple of this, and read together only with others of the same width.

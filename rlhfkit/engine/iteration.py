@@ -86,6 +86,9 @@ class Iteration:
         self.watch = Watch(exact=setup.dtype == torch.float32)
         self.last_score = 0.0
         self.ptx = self._windows() if config.ptx else None
+        trunks = (actors.policy, actors.ref_policy, actors.value_model.backbone)
+        #: do episodes of different lengths share rows?
+        self.filled = config.micro_batch_size is None and all(trunk.fills_rows for trunk in trunks)
 
     # -- one iteration -----------------------------------------------------------------------------------
 
@@ -179,6 +182,7 @@ class Iteration:
                 [mine[n] for n in part if n in mine],
                 rows=config.micro_batch_size,
                 tokens=self.setup.token_budget,
+                filled=self.filled,
             )
             for part in parts
         ]
@@ -192,6 +196,7 @@ class Iteration:
             temperature=self.config.temperature,
             pad_id=self.tokenizer.pad_id,
             device=self.setup.device,
+            filled=self.filled,
         )
 
     def _update(self, plans: Sequence[Sequence[Sequence[Sequence[Episode]]]], index: int) -> Figures:
@@ -241,7 +246,13 @@ class Iteration:
         config, pad_id, device = self.config, self.tokenizer.pad_id, self.setup.device
         how = Losses(config.temperature, config.clip_eps, config.value_clip_eps, config.value_weight)
         objectives = ppo_objectives(
-            self.actors.policy, self.actors.value_model, minibatch, how, pad_id=pad_id, device=device
+            self.actors.policy,
+            self.actors.value_model,
+            minibatch,
+            how,
+            pad_id=pad_id,
+            device=device,
+            filled=self.filled,
         )
         if self.ptx is not None:
             objectives.append(self._ptx_objective(self.ptx))

@@ -113,6 +113,7 @@ def ppo_objectives(
     *,
     pad_id: int,
     device: torch.device,
+    filled: bool = False,
 ) -> list[Objective]:
     """The clipped surrogate and the value loss of this process's share of a minibatch, over response tokens.
 
@@ -141,7 +142,7 @@ def ppo_objectives(
 
     def objective(name: str, trunk: Transformer, term: Term, coef: float = 1.0) -> Objective:
         def loss_of(group: Sequence[Episode]) -> tuple[Tensor, Sums]:
-            piece = make_piece(group, pad_id, device)
+            piece = make_piece(group, pad_id, device, filled=filled)
             return term(piece, states(trunk, piece))
 
         return Objective(name, [partial(loss_of, group) for group in groups], weight, coef)

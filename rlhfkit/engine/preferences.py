@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from rlhfkit.data.batching import Example, collate
+from rlhfkit.data.batching import FILL_WIDTH, micro_batches
 from rlhfkit.data.comparisons import Comparison
+from rlhfkit.data.trees import Forest, Tree, plant, tree_of
 from rlhfkit.engine.dist import Dist
 from rlhfkit.engine.loop import Objective, Sums
 from rlhfkit.models.heads import ScalarModel
@@ -25,8 +27,7 @@ GAP_EDGES = (0.0, 0.25, 0.5, 1.0, 2.0, math.inf)
 class RankingBatch:
     """Some comparisons as tensors: all sequences, and pairs as indices into them."""
 
-    input_ids: Tensor  # (N, S)
-    attention_mask: Tensor  # (N, S) bool
+    forest: Forest  # of all N sequences
     pairs: Tensor  # (P, 2) long
     weights: Tensor  # (P,) 1 / pairs of the pair's comparison
     margins: Tensor  # (P,)
@@ -34,10 +35,15 @@ class RankingBatch:
     shares: Tensor  # (N,) target of the best-of-K loss
 
 
-def ranking_batch(elements: Sequence[Comparison], pad_id: int, device: torch.device) -> RankingBatch:
-    """Put comparisons together; every sequence stands in it once, however many pairs it is in."""
-    sequences = [Example(ids, [False] * len(ids)) for e in elements for ids in e.sequences]
-    batch = collate(sequences, pad_id, device)
+def ranking_batch(
+    elements: Sequence[Comparison], pad_id: int, device: torch.device, *, filled: bool = False
+) -> RankingBatch:
+    """Put comparisons together; every sequence stands in it once, however many pairs it is in.
+
+    With `filled` the common beginning of an element's sequences stands in it once, too, where rows do not
+    become too wide.
+    """
+    trees = [tree for e in elements for tree in trees_of(e, filled=filled)]
     pairs: list[tuple[int, int]] = []
     weights: list[float] = []
     margins: list[float] = []
@@ -54,8 +60,7 @@ def ranking_batch(elements: Sequence[Comparison], pad_id: int, device: torch.dev
         owner.extend([number] * len(element.sequences))
         start += len(element.sequences)
     return RankingBatch(
-        batch.input_ids,
-        batch.attention_mask,
+        plant(trees, pad_id, device, filled=filled),
         torch.tensor(pairs, dtype=torch.long, device=device),
         torch.tensor(weights, device=device),
         torch.tensor(margins, device=device),
@@ -64,27 +69,55 @@ def ranking_batch(elements: Sequence[Comparison], pad_id: int, device: torch.dev
     )
 
 
+def trees_of(element: Comparison, *, filled: bool) -> list[Tree]:
+    """The element's sequences as one tree, or each as its own where they must not or should not share."""
+    if filled:
+        tree = tree_of(element.sequences)
+        if tree.size <= FILL_WIDTH:
+            return [tree]
+    return [Tree([], [ids]) for ids in element.sequences]
+
+
 def ranking_batches(
-    elements: Sequence[Comparison], *, rows: int | None, tokens: int, pad_id: int, device: torch.device
+    elements: Sequence[Comparison],
+    *,
+    rows: int | None,
+    tokens: int,
+    pad_id: int,
+    device: torch.device,
+    filled: bool = False,
 ) -> list[Callable[[], RankingBatch]]:
-    """Micro-batches of whole comparisons, of similar lengths; at most `rows` sequences if given."""
+    """Micro-batches of whole comparisons, of similar lengths.
+
+    At most `rows` sequences each if given, else as many as fit `tokens`: padded, or as they are with
+    `filled`, where sequences share rows and beginnings.
+    """
     order = sorted(range(len(elements)), key=lambda i: (-elements[i].longest, i))
+    filled = filled and rows is None
     groups: list[list[Comparison]] = []
-    sequences = 0
-    for index in order:
-        element = elements[index]
-        size = len(element.sequences)
-        limit = (
-            rows
-            if rows is not None
-            else max(1, tokens // (groups[-1][0].longest if groups else element.longest))
-        )
-        if not groups or sequences + size > limit:
+    used = limit = 0
+    for element in (elements[i] for i in order):
+        joined = filled and element.longest <= FILL_WIDTH
+        size = sum(t.size for t in trees_of(element, filled=True)) if joined else len(element.sequences)
+        if not groups or used + size > limit:
             groups.append([])
-            sequences = 0
+            used = 0
+            limit = tokens if joined else (rows or max(1, tokens // element.longest))
         groups[-1].append(element)
-        sequences += size
-    return [lambda group=group: ranking_batch(group, pad_id, device) for group in groups]  # type: ignore[misc]
+        used += size
+    return [partial(ranking_batch, group, pad_id, device, filled=filled) for group in groups]
+
+
+def forest_scores(model: ScalarModel, forest: Forest) -> Tensor:
+    """The score (N,) of every sequence, read at its end."""
+    hidden = model.backbone.hidden(
+        forest.input_ids,
+        attention_mask=None if forest.segment_ids is not None else forest.attention_mask,
+        position_ids=forest.position_ids,
+        segment_ids=forest.segment_ids,
+        branch_ids=forest.branch_ids,
+    )
+    return model.read(hidden[forest.ends[:, 0], forest.ends[:, 1]])
 
 
 def ranking_objective(
@@ -100,7 +133,7 @@ def ranking_objective(
 
     def loss_of(make: Callable[[], RankingBatch]) -> tuple[Tensor, Sums]:
         batch = make()
-        scores = model(batch.input_ids, batch.attention_mask)
+        scores = forest_scores(model, batch.forest)
         if loss == "best-of-k":
             total, metrics = best_of_k_loss(scores, batch.owner, batch.shares)
         else:
@@ -117,14 +150,27 @@ def score_sequences(
     model: ScalarModel, sequences: Sequence[Sequence[int]], *, tokens: int, pad_id: int, device: torch.device
 ) -> list[float]:
     """Scores of token sequences, in order; batched by length."""
-    from rlhfkit.data.batching import micro_batches
-
     scores = [0.0] * len(sequences)
-    for group in micro_batches([len(s) for s in sequences], rows=None, tokens=tokens):
-        batch = collate([Example(sequences[i], [False] * len(sequences[i])) for i in group], pad_id, device)
-        for index, score in zip(group, model(batch.input_ids, batch.attention_mask).tolist(), strict=True):
+    filled = model.backbone.fills_rows
+    for group in micro_batches([len(s) for s in sequences], rows=None, tokens=tokens, filled=filled):
+        trees = [Tree([], [_read_to(sequences[i], model.config.pad_token_id)]) for i in group]
+        found = forest_scores(model, plant(trees, pad_id, device, filled=filled))
+        for index, score in zip(group, found.tolist(), strict=True):
             scores[index] = score
     return scores
+
+
+def until_read(element: Comparison, pad_token_id: int | None) -> Comparison:
+    """The comparison with its sequences cut where a model with this pad token reads their scores."""
+    return replace(element, sequences=[_read_to(ids, pad_token_id) for ids in element.sequences])
+
+
+def _read_to(sequence: Sequence[int], pad_token_id: int | None) -> Sequence[int]:
+    """The sequence up to the last token that is not the model's pad token: there transformers reads, too."""
+    end = len(sequence)
+    while end > 1 and sequence[end - 1] == pad_token_id:
+        end -= 1
+    return sequence[:end]
 
 
 @torch.no_grad()

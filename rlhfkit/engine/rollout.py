@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rlhfkit.data.batching import Example, collate, micro_batches
+from rlhfkit.data.batching import Example, collate, collate_packed, fill_rows, micro_batches
 from rlhfkit.data.shapes import Message
 from rlhfkit.models.heads import ScalarModel
 from rlhfkit.models.transformer import Transformer
@@ -53,10 +53,12 @@ class Episode:
 class Piece:
     """Some episodes as right-padded tensors."""
 
-    episodes: Sequence[Episode]
+    episodes: Sequence[Episode]  # in the order in which their tokens stand, row by row
     input_ids: Tensor  # (B, S)
     attention_mask: Tensor  # (B, S) bool
     response_mask: Tensor  # (B, T) bool, T = S - 1, True where a response token is the target
+    position_ids: Tensor | None = None  # (B, S), with the next where episodes share rows
+    segment_ids: Tensor | None = None  # (B, S)
 
     def spread(self, name: str) -> Tensor:
         """A per-token quantity of the episodes as (B, T), 0 outside the response."""
@@ -72,22 +74,46 @@ class Piece:
             setattr(episode, name, part)
 
 
-def make_piece(episodes: Sequence[Episode], pad_id: int, device: torch.device) -> Piece:
-    """Lay episodes out as one batch."""
+def make_piece(
+    episodes: Sequence[Episode], pad_id: int, device: torch.device, *, filled: bool = False
+) -> Piece:
+    """Lay episodes out as one batch; with `filled` they share rows where that makes fewer of them."""
+    rows = fill_rows([len(e.ids) for e in episodes]) if filled else None
+    if rows is not None:
+        episodes = [episodes[i] for row in rows for i in row]
     examples = [Example(e.ids, [False] * len(e.prompt_ids) + [True] * len(e.response_ids)) for e in episodes]
-    batch = collate(examples, pad_id, device)
-    return Piece(episodes, batch.input_ids, batch.attention_mask, batch.loss_mask)
+    if rows is None:
+        batch = collate(examples, pad_id, device)
+    else:
+        rest = iter(examples)
+        batch = collate_packed([[next(rest) for _ in row] for row in rows], pad_id, device)
+    return Piece(
+        episodes,
+        batch.input_ids,
+        batch.attention_mask,
+        batch.loss_mask,
+        batch.position_ids,
+        batch.segment_ids,
+    )
 
 
-def cut(episodes: Sequence[Episode], *, rows: int | None, tokens: int) -> list[list[Episode]]:
+def cut(
+    episodes: Sequence[Episode], *, rows: int | None, tokens: int, filled: bool = False
+) -> list[list[Episode]]:
     """Micro-batches of episodes of similar lengths."""
-    groups = micro_batches([len(e.ids) for e in episodes], rows=rows, tokens=tokens)
+    groups = micro_batches([len(e.ids) for e in episodes], rows=rows, tokens=tokens, filled=filled)
     return [[episodes[i] for i in group] for group in groups]
 
 
 def states(trunk: Transformer, piece: Piece) -> Tensor:
     """What the heads read: states (B, T, D), where the one at t speaks of token t + 1."""
-    return trunk.hidden(piece.input_ids[:, :-1], attention_mask=piece.attention_mask[:, :-1])
+    if piece.segment_ids is None or piece.position_ids is None:
+        return trunk.hidden(piece.input_ids[:, :-1], attention_mask=piece.attention_mask[:, :-1])
+    return trunk.hidden(
+        piece.input_ids[:, :-1],
+        position_ids=piece.position_ids[:, :-1],
+        segment_ids=piece.segment_ids[:, :-1],
+    )
 
 
 def read_logprobs(
@@ -117,6 +143,7 @@ def measure(
     temperature: float,
     pad_id: int,
     device: torch.device,
+    filled: bool = False,
 ) -> None:
     """Old log-probs, entropy, reference log-probs and values of every episode.
 
@@ -127,7 +154,7 @@ def measure(
     bits, so that the ratio of the first minibatch is exactly 1.
     """
     for group in groups:
-        piece = make_piece(group, pad_id, device)
+        piece = make_piece(group, pad_id, device, filled=filled)
         hidden = states(policy, piece)
         logprobs, entropy = read_logprobs(policy, hidden, piece, temperature, with_entropy=True)
         assert entropy is not None

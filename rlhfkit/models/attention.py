@@ -47,6 +47,7 @@ def plan_prefill(
     *,
     key_mask: Tensor | None,  # (B, S) bool; None where rows are padded on the right or not at all
     segment_ids: Tensor | None,  # (B, S) int: a token sees only its own segment
+    branch_ids: Tensor | None = None,  # (B, S) int: and of that only its own branch and the trunk, 0
     window: int | None,
     additive: torch.dtype | None = None,  # masks in this dtype, for attention by matrix products
 ) -> Plan:
@@ -61,6 +62,9 @@ def plan_prefill(
     full = (distance >= 0)[None, None]  # (1, 1, S, S)
     if segment_ids is not None:
         full = full & (segment_ids[:, None, :, None] == segment_ids[:, None, None, :])
+    if branch_ids is not None:
+        looking, seen = branch_ids[:, None, :, None], branch_ids[:, None, None, :]
+        full = full & ((seen == 0) | (seen == looking))
     if key_mask is not None:
         # A padded query would see nothing, and a softmax over nothing is NaN: let it see itself.
         full = full & (key_mask[:, None, None, :] | (distance == 0)[None, None])
@@ -185,8 +189,8 @@ def _attend_with_softcap(
 def _weighted_by_blocks(weights: Tensor, v: Tensor) -> Tensor:
     """weights (B, K, R, L) @ v (B, K, L, E), summed block by block of keys.
 
-    The CPU's float32 product of ROW_BLOCK rows or more splits a long sum by its length: further keys of weight 0,
-    there for the sake of a longer row in the batch, would change how a row rounds (see `engine.generate`).
+    The CPU's float32 product of ROW_BLOCK rows or more splits a long sum by its length: further keys of
+    weight 0, there for the sake of a longer row in the batch, would change how a row rounds.
     """
     out = weights[..., :KEY_BLOCK] @ v[:, :, :KEY_BLOCK]
     for start in range(KEY_BLOCK, v.shape[2], KEY_BLOCK):

@@ -12,8 +12,8 @@ class KVCache:
     """Room for `max_seq_len` positions in each of B rows, filled from the left.
 
     Rows have their own lengths; a row's position is its slot. Per layer the tensors are (B, K, Smax, E), and
-    decoding reads all slots, those behind a row's end with weight 0. The model fills it: `hidden(ids, cache=cache)` with an empty
-    cache reads whole prompts, with a filled one a single new token a row.
+    decoding reads all slots, those behind a row's end with weight 0. The model fills it:
+    `hidden(ids, cache=cache)` with an empty cache reads whole prompts, with a filled one a new token a row.
     """
 
     def __init__(

@@ -110,7 +110,7 @@ def _yarn_attention_factor(factor: float, settings: Mapping[str, Any]) -> float:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the first R numbers of each head of `x` (B, S, heads, E), first half against second half."""
-    turned: Tensor = _Rotation.apply(x, cos, sin)
+    turned: Tensor = _Rotation.apply(x, cos, sin)  # type: ignore[no-untyped-call]
     return turned
 
 

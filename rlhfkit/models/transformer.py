@@ -216,6 +216,17 @@ class Transformer(nn.Module):
         weight: Tensor = (self.embed if self.lm_head is None else self.lm_head).weight
         return weight
 
+    @property
+    def fills_rows(self) -> bool:
+        """May sequences share rows, as trunk and branches or one behind the other, and does it pay?
+
+        Not where positions are stretched by the length of a row or a window counts slots, and on a GPU there
+        are kernels for rows of different lengths but none for such masks.
+        """
+        ropes = (self.config.rope, self.config.sliding_rope)
+        stretched = any(rope is not None and rope.scaling == "dynamic" for rope in ropes)
+        return self.device.type == "cpu" and not stretched and self.config.sliding_window is None
+
     def new_cache(self, batch_size: int, max_seq_len: int) -> KVCache:
         """An empty cache, in the dtype of the weights where products of single rows are fast in it."""
         slow = self.device.type == "cpu" and not fast_bfloat16()
@@ -247,6 +258,7 @@ class Transformer(nn.Module):
         position_ids: Tensor | None = None,  # (B, S) int; None = count the real tokens of a row
         cache: KVCache | None = None,
         segment_ids: Tensor | None = None,  # (B, S) int: tokens see only their own segment (packing)
+        branch_ids: Tensor | None = None,  # (B, S) int: and of that only their own branch and the trunk, 0
     ) -> Tensor:
         """Normed states (B, S, D) before the head.
 
@@ -272,6 +284,7 @@ class Transformer(nn.Module):
                 input_ids.device,
                 key_mask=key_mask,
                 segment_ids=segment_ids,
+                branch_ids=branch_ids,
                 window=window,
                 additive=self.dtype if products else None,
             )

@@ -145,6 +145,7 @@ def _train(
                 pad_id=tokenizer.pad_id,
                 device=device,
                 packed=max_len if config.packing else 0,
+                filled=model.fills_rows,
             )
 
         def step(index: int) -> Figures:

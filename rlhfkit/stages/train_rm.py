@@ -184,7 +184,12 @@ def _train(
     from rlhfkit.engine.centering import recenter
     from rlhfkit.engine.loop import Figures, fit, optimize
     from rlhfkit.engine.optim import AdamW, learning_rate
-    from rlhfkit.engine.preferences import evaluate_preferences, ranking_batches, ranking_objective
+    from rlhfkit.engine.preferences import (
+        evaluate_preferences,
+        ranking_batches,
+        ranking_objective,
+        until_read,
+    )
     from rlhfkit.engine.run import Run, Snapshot
     from rlhfkit.engine.saving import write_model
     from rlhfkit.engine.setup import digest_of_examples, model_digest
@@ -197,6 +202,7 @@ def _train(
     with Run.open("train-rm", config, dist, data=data) as run:
         if config.center_scale == "both":
             center(scale=True)
+        elements = [until_read(element, model.config.pad_token_id) for element in elements]
         order = Order(len(elements), config.seed)
         optimizer = AdamW(model, weight_decay=config.weight_decay)
         if run.resumed_from:
@@ -210,7 +216,12 @@ def _train(
                 index, total, peak=config.lr, schedule=config.lr_schedule, warmup=config.warmup
             )
             batches = ranking_batches(
-                mine, rows=config.micro_batch_size, tokens=setup.token_budget, pad_id=pad_id, device=device
+                mine,
+                rows=config.micro_batch_size,
+                tokens=setup.token_budget,
+                pad_id=pad_id,
+                device=device,
+                filled=model.backbone.fills_rows,
             )
             objective = ranking_objective(
                 model,
