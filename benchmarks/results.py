@@ -16,100 +16,17 @@ import math
 import os
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.results_data import arithmetic_files, people_files
+from benchmarks.results_place import GOLD, SAMPLE, Place, Result, final_kl, project
 from benchmarks.results_report import write_report
+from benchmarks.results_rounds import few_rounds, rounds
 
-RLHFKIT = [sys.executable, "-m", "rlhfkit"]
-GOLD = "cmd:python3 gold.py"
 SEEDS = (1, 2, 3)
-SAMPLE = ("--max-new-tokens", "32", "--stop", "\\n", "--seed", "1")
-#: the demo's PPO, without its length and its KL coefficient
-PPO = shlex.split(
-    "--batch-size 256 --minibatches 4 --lr 4e-4 --value-lr 1e-3 --warmup 5 --ema-decay 0.95"
-    " --max-new-tokens 32 --seed 1"
-)
 #: Student's t, 97.5%, by degrees of freedom
 T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
-Result = dict[str, Any]
-
-
-class Place:
-    """A directory in which rlhfkit is run; names of files are relative to it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def run(self, *args: object, stdin: str | None = None) -> str:
-        """Run rlhfkit; returns its standard output. Ends the script when the command fails."""
-        command = [str(a) for a in args]
-        print(f"[{self.directory.name}] rlhfkit {shlex.join(command)}", file=sys.stderr, flush=True)
-        done = subprocess.run(
-            [*RLHFKIT, *command], cwd=self.directory, input=stdin, stdout=subprocess.PIPE, text=True
-        )
-        if done.returncode:
-            sys.exit(f"exit {done.returncode}: rlhfkit {shlex.join(command)}")
-        return done.stdout
-
-    def make(self, output: str, *args: object) -> Path:
-        """Run rlhfkit with -o output unless that is there: a file, or a directory with a run.json."""
-        path = self.directory / output
-        if not (path / "run.json" if path.is_dir() else path).exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.run(*args, "-o", output)
-        return path
-
-    def read(self, file: str) -> Any:
-        """A JSON file of this directory."""
-        return json.loads((self.directory / file).read_text(encoding="utf-8"))
-
-    def rows(self, file: str) -> list[Result]:
-        """The records of a JSON lines file of this directory."""
-        text = (self.directory / file).read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
-
-    def ppo(self, output: str, *flags: object, model: str = "run/sft", reward: str = "run/rm") -> str:
-        """The demo's PPO with other flags; returns output."""
-        self.make(output, "ppo", "data/ppo.jsonl", "-m", model, "-r", reward, *PPO, *flags)
-        return output
-
-    def answers(self, model: str) -> str:
-        """The file of a model's answers to the test prompts."""
-        output = f"run/more/answers/{model.replace('/', '-')}.jsonl"
-        name = model.replace("/", "-")
-        self.make(output, "sample", "data/test.jsonl", "-m", model, *SAMPLE, "--name", name)
-        return output
-
-    def duel(self, model: str, against: str = "run/sft") -> Result:
-        """The gold win rate of one model over another on the test prompts."""
-        a, b = model.replace("/", "-"), against.replace("/", "-")
-        output = f"run/more/duels/{a}-over-{b}.json"
-        files = (self.answers(against), self.answers(model))
-        self.make(output, "eval-winrate", *files, "--judge", GOLD, "--baseline", b, "--seed", 1)
-        row = self.read(output)["models"][a]
-        return {key: row[key] for key in ("win_rate", "ci_low", "ci_high", "standard_error", "prompts")}
-
-
-def project(out: Path, seed: int) -> Place:
-    """The demo of a seed, made by `rlhfkit init` and `make` unless it is there."""
-    place = Place(out / f"seed-{seed}")
-    if not (place.directory / "Makefile").exists():
-        Place(out).run("init", f"seed-{seed}", "--seed", seed)
-    if not (place.directory / "report.md").exists():
-        command = ["make", "-j2", f"RLHFKIT={shlex.join(RLHFKIT)}"]
-        subprocess.run(command, cwd=place.directory, check=True, stdout=sys.stderr)
-    return place
-
-
-def final_kl(place: Place, run: str) -> float:
-    """KL to the fine-tuned model, nats per response, mean of a run's last five iterations."""
-    last = place.rows(f"{run}/metrics.jsonl")[-5:]
-    return float(sum(row["objective/kl"] for row in last) / len(last))
 
 
 def interval(values: Sequence[float]) -> Result:
@@ -148,7 +65,7 @@ def kl_sweep(out: Path) -> Result:
     """The KL coefficient against the gold win rate, 50 iterations each."""
     place = project(out, 1)
     rows = []
-    for coef in ("0", "0.05", "0.2", "0.3", "0.5", "2"):
+    for coef in ("0", "0.05", "0.2", "0.3", "0.5", "1", "2"):
         run = "run/ppo"  # the demo's own is the one with 0.3
         if coef != "0.3":
             run = place.ppo(f"run/more/kl-{coef}", "--steps", 50, "--kl-coef", coef)
@@ -184,7 +101,7 @@ def over_optimisation(out: Path) -> Result:
 
 
 def rm_ladder(out: Path) -> Result:
-    """Reward-model accuracy by the number of rankings, of six answers each, all noisily labelled."""
+    """Reward-model accuracy by the number of noisily labelled rankings, of six answers and of two."""
     place = project(out, 1)
     if not (out / "wide").exists():  # the same prompts as seed-1's, and as many again
         Place(out).run("init", "wide", "--seed", 1, "--scale", 2)
@@ -194,18 +111,27 @@ def rm_ladder(out: Path) -> Result:
     (ladder / "prompts.jsonl").write_text("".join(prompts))
     base = "run/more/ladder"
     place.make(f"{base}/samples.jsonl", "sample", f"{base}/prompts.jsonl", "-m", "run/sft", "-n", 6, *SAMPLE)
+    two = ({**row, "completions": row["completions"][:2]} for row in place.rows(f"{base}/samples.jsonl"))
+    (ladder / "two-samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in two))
     labels = ("--by", GOLD, "--noise", 0.5, "--seed", 1)
-    ranked = place.make(f"{base}/rankings.jsonl", "rank", f"{base}/samples.jsonl", *labels)
-    lines = ranked.read_text().splitlines(keepends=True)
+    place.make(f"{base}/rankings.jsonl", "rank", f"{base}/samples.jsonl", *labels)
+    place.make(f"{base}/two-rankings.jsonl", "rank", f"{base}/two-samples.jsonl", *labels)
     rows = []
-    for size in (20, 100, 500, 2500, 10_000):
-        (ladder / f"{size}.jsonl").write_text("".join(lines[:size]))
-        train = ("-m", "run/sft", "--epochs", 1, "--batch-size", 8, "--lr", 1e-3, "--seed", 1)
-        evaluate = ("--eval", "run/valid.jsonl")
-        place.make(f"{base}/rm-{size}", "train-rm", f"{base}/{size}.jsonl", *train, *evaluate)
-        result = place.read(f"{base}/rm-{size}/eval.json")
-        rows.append({"rankings": size, **{k: result[k] for k in ("accuracy", "accuracy_se", "pairs")}})
+    for answers, prefix in ((6, ""), (2, "two-")):
+        lines = (ladder / f"{prefix}rankings.jsonl").read_text().splitlines(keepends=True)
+        for size in (20, 100, 500, 2500, 10_000):
+            name = f"{base}/{prefix}rm-{size}"
+            (ladder / f"{prefix}{size}.jsonl").write_text("".join(lines[:size]))
+            train = ("-m", "run/sft", "--epochs", 1, "--batch-size", 8, "--lr", 1e-3, "--seed", 1)
+            place.make(name, "train-rm", f"{base}/{prefix}{size}.jsonl", *train, "--eval", "run/valid.jsonl")
+            result = place.read(f"{name}/eval.json")
+            keys = ("accuracy", "accuracy_se", "pairs")
+            rows.append({"rankings": size, "answers": answers, **{k: result[k] for k in keys}})
     return {"seed": 1, "rows": rows}
+
+
+#: coefficient and iterations
+PTX = (("0.1", 50), ("0.3", 50), ("1", 50), ("0.2", 100))
 
 
 def ptx(out: Path) -> Result:
@@ -215,64 +141,26 @@ def ptx(out: Path) -> Result:
         Place(out).run("init", "new-text", "--seed", 101, "--scale", 0.1)
     shard = "run/more/new-text.safetensors"
     place.make(shard, "tokenize", "../new-text/data/pretrain.jsonl", "--tokenizer", "run/tok")
-    models = {"base": "run/small", "SFT": "run/sft", "PPO": "run/ppo"}
-    for coef in ("1", "0.1"):
+    models = {("base", 0): "run/small", ("SFT", 0): "run/sft", ("PPO", 50): "run/ppo"}
+    models["PPO", 100] = place.ppo("run/more/long", "--steps", 100, "--kl-coef", 0.3)
+    for coef, steps in PTX:
         mix = ("--ptx", "run/corpus.safetensors", "--ptx-coef", coef, "--ptx-batch-size", 16)
-        models[f"PPO-ptx, {coef}"] = place.ppo(f"run/more/ptx-{coef}", *DEMO, *mix)
+        run = f"run/more/ptx-{coef}-{steps}"
+        models[f"PPO-ptx, {coef}", steps] = place.ppo(run, "--steps", steps, "--kl-coef", 0.3, *mix)
     rows = []
-    for name, model in models.items():
+    for (name, steps), model in models.items():
         probe = f"run/more/loss/{model.replace('/', '-')}"
         # One step at rate 0 changes nothing: what is wanted is the loss on --eval.
         step = ("--steps", 1, "--lr", 0, "--batch-size", 1)
         place.make(probe, "pretrain", shard, "-m", model, *step, "--eval", shard)
         loss = next(r["eval/loss"] for r in place.rows(f"{probe}/metrics.jsonl") if "eval/loss" in r)
-        rows.append({"model": name, "loss": loss, **(place.duel(model) if "PPO" in name else {})})
+        kind = {"model": name, "iterations": steps, "loss": loss}
+        rows.append({**kind, **({"kl": final_kl(place, model), **place.duel(model)} if steps else {})})
     return {"seed": 1, "rows": rows}
 
 
-#: length and coefficient of the demo's PPO
-DEMO = ("--steps", 50, "--kl-coef", 0.3)
-
-
-def rounds(out: Path) -> Result:
-    """A second round (docs/rounds.md) against the first, and against more of the first."""
-    place = project(out, 1)
-    first, base = "run/ppo", "run/more/round2"
-    place.make(f"{base}/samples.jsonl", "sample", "data/rank.jsonl", "-m", first, "-n", 6, *SAMPLE)
-    labels = ("--by", GOLD, "--noise", 0.5, "--seed", 2)
-    place.make(f"{base}/rankings.jsonl", "rank", f"{base}/samples.jsonl", *labels)
-    place.make(f"{base}/valid-samples.jsonl", "sample", "data/valid.jsonl", "-m", first, "-n", 6, *SAMPLE)
-    place.make(f"{base}/valid.jsonl", "rank", f"{base}/valid-samples.jsonl", "--by", GOLD)
-    # One epoch of the union: as many steps as the first reward model had.
-    train = ("-m", "run/sft", "--epochs", 1, "--batch-size", 16, "--lr", 1e-3, "--seed", 1)
-    check = ("--center-on", "data/sft.jsonl", "--eval", f"{base}/valid.jsonl")
-    place.make(f"{base}/rm", "train-rm", "run/rankings.jsonl", f"{base}/rankings.jsonl", *train, *check)
-    place.make(f"{base}/old-scores.jsonl", "score", f"{base}/valid.jsonl", "-r", "run/rm")
-    continued = {"model": first, "reward": f"{base}/rm"}
-    from_ppo = (*DEMO, "--ref", "run/sft")
-    runs = {
-        "round 2, from SFT": place.ppo(f"{base}/restarted", *DEMO, reward=f"{base}/rm"),
-        "round 2, continued": place.ppo(f"{base}/continued", *from_ppo, **continued),
-    }
-    rows = [{"run": "round 1", "over_sft": place.duel(first), "over_round_1": None}]
-    for name, run in runs.items():
-        rows.append({"run": name, "over_sft": place.duel(run), "over_round_1": place.duel(run, first)})
-    truth, learnt = place.rows(f"{base}/valid.jsonl"), place.rows(f"{base}/old-scores.jsonl")
-    old, new = pair_accuracy(truth, learnt), place.read(f"{base}/rm/eval.json")["accuracy"]
-    return {"seed": 1, "rows": rows, "rm_on_new_samples": {"old": old, "new": new}}
-
-
-def pair_accuracy(truth: list[Result], learnt: list[Result]) -> float:
-    """Share of the pairs with unequal true scores that the learnt scores put in the same order."""
-    right = pairs = 0.0
-    for a, b in zip(truth, learnt, strict=True):
-        true, other = ([c["score"] for c in row["completions"]] for row in (a, b))
-        for i in range(len(true)):
-            for j in range(len(true)):
-                if true[i] > true[j]:
-                    pairs += 1
-                    right += 1.0 if other[i] > other[j] else 0.5 if other[i] == other[j] else 0.0
-    return right / pairs
+#: of PPO, from the same fine-tuned model
+ARITHMETIC_SEEDS = (1,)
 
 
 def arithmetic(out: Path) -> Result:
@@ -281,27 +169,32 @@ def arithmetic(out: Path) -> Result:
     if not place.directory.exists():
         arithmetic_files(place.directory, seed=1)
     verify = "cmd:python3 verify.py"
-    place.make("tok", "train-tokenizer", "pretrain.jsonl", "--vocab-size", 320)
+    # 256 bytes and the special tokens: every digit is a token of its own.
+    place.make("tok", "train-tokenizer", "pretrain.jsonl", "--vocab-size", 261)
     place.make("corpus.safetensors", "tokenize", "pretrain.jsonl", "--tokenizer", "tok")
-    shape = shlex.split("--layers 3 --hidden 64 --heads 4 --context 96 --tie-embeddings")
-    train = ("--batch-size", 32, "--steps", 300, "--lr", 8e-3, "--seed", 1)
+    shape = shlex.split("--layers 3 --hidden 64 --heads 4 --context 128 --tie-embeddings")
+    train = ("--batch-size", 32, "--steps", 1100, "--lr", 6e-3, "--seed", 1)
     place.make("base", "pretrain", "corpus.safetensors", "--tokenizer", "tok", *shape, *train)
-    tune = ("--epochs", 6, "--batch-size", 32, "--lr", 2e-3, "--seed", 1)
+    tune = ("--epochs", 3, "--batch-size", 32, "--lr", 1e-3, "--seed", 1)
     place.make("sft", "sft", "sft.jsonl", "-m", "base", *tune)
     steps = shlex.split(
-        "--steps 40 --batch-size 256 --minibatches 4 --lr 4e-4 --value-lr 1e-3 --warmup 5"
-        " --ema-decay 0.95 --max-new-tokens 12 --kl-coef 0.01 --seed 1"
+        "--steps 60 --batch-size 256 --minibatches 4 --lr 4e-4 --value-lr 1e-3 --warmup 5"
+        " --ema-decay 0.95 --max-new-tokens 32 --kl-coef 0.01"
     )
-    place.make("ppo", "ppo", "ppo.jsonl", "-m", "sft", "-r", verify, *steps)
+    models = {"sft": "sft"}
+    for seed in ARITHMETIC_SEEDS:
+        name = f"ppo-{seed}"
+        models[f"ppo, seed {seed}"] = name
+        place.make(name, "ppo", "ppo.jsonl", "-m", "sft", "-r", verify, *steps, "--seed", seed)
     rows = []
-    for model in ("sft", "ppo"):
+    for words, model in models.items():
         for how, flags in (("greedy", ["--greedy"]), ("sampled", [])):
             answers = f"{model}-{how}.jsonl"
-            draw = ("--max-new-tokens", 12, "--seed", 1, *flags)
+            draw = ("--max-new-tokens", 32, "--seed", 1, *flags)
             place.make(answers, "sample", "test.jsonl", "-m", model, *draw)
             place.make(f"scored-{answers}", "score", answers, "-r", verify)
             right = [row["score"] for row in place.rows(f"scored-{answers}")]
-            rows.append({"model": model, "how": how, **wilson(sum(right), len(right))})
+            rows.append({"model": words, "how": how, **wilson(sum(right), len(right))})
     return {"seed": 1, "rows": rows}
 
 
@@ -341,6 +234,7 @@ PARTS: dict[str, Callable[[Path], Result]] = {
     "rm-ladder": rm_ladder,
     "ptx": ptx,
     "rounds": rounds,
+    "few-rounds": few_rounds,
     "arithmetic": arithmetic,
 }
 

@@ -17,35 +17,57 @@ import sys
 
 for line in sys.stdin:
     record = json.loads(line)
-    a, sign, b = re.fullmatch(r"Q: (\\d+) ([+-]) (\\d+)\\nA:", record["prompt"]).groups()
-    truth = int(a) + int(b) if sign == "+" else int(a) - int(b)
+    a, b = map(int, re.findall(r"\\d+", record["prompt"]))
     found = re.search(r"####\\s*(-?\\d+)\\s*$", record["completion"])
-    print(json.dumps({"score": float(found is not None and int(found[1]) == truth)}), flush=True)
+    print(json.dumps({"score": float(found is not None and int(found[1]) == a + b)}), flush=True)
 '''
-LARGEST = 60
+NAMES = ["Ann", "Ben", "Cleo", "Dan", "Eva", "Finn"]
+THINGS = ["figs", "pens", "cups", "eggs", "nuts", "hats"]
+LARGEST = 99
+#: chances of a wrong sum in the text that the model reads, and in a demonstration
+SLIPS = {"pretrain": 0.1, "sft": 0.1}
+Sum = tuple[int, int]
 
 
-def _answer(rng: Random, truth: int, slips: float) -> str:
-    """An answer, which with chance `slips` is off by a little."""
-    return f" #### {truth + (rng.choice((-10, -2, -1, 1, 2, 10)) if rng.random() < slips else 0)}"
+def _total(rng: Random, numbers: Sum, slips: float) -> int:
+    """The sum, which with chance `slips` is off by a little."""
+    error = rng.choice((-10, -2, -1, 1, 2, 10)) if rng.random() < slips else 0
+    return max(0, sum(numbers) + error)
+
+
+def _question(rng: Random, numbers: Sum) -> str:
+    who, what = rng.choice(NAMES), rng.choice(THINGS)
+    return f"Q: {who} has {numbers[0]} {what} and gets {numbers[1]} more. How many {what}?\nA:"
+
+
+def _answer(rng: Random, numbers: Sum, slips: float) -> str:
+    total = _total(rng, numbers, slips)
+    return f" {numbers[0]} + {numbers[1]} = {total} #### {total}"
+
+
+def _document(rng: Random, sums: list[Sum]) -> str:
+    """Two questions with answers, or ten lines of sums."""
+    slips = SLIPS["pretrain"]
+    if rng.random() < 0.3:
+        drawn = rng.choices(sums, k=2)
+        return "".join(f"{_question(rng, s)}{_answer(rng, s, slips)}\n" for s in drawn)
+    return "".join(f"{s[0]} + {s[1]} = {_total(rng, s, slips)}\n" for s in rng.choices(sums, k=10))
 
 
 def arithmetic_files(directory: Path, *, seed: int) -> None:
-    """Write pretraining text, demonstrations, prompts, verifier. Test questions are in no other file."""
+    """Write pretraining text, demonstrations, prompts, verifier. The test's sums are in no other file."""
     rng = Random(seed)
     directory.mkdir(parents=True)
     (directory / "verify.py").write_text(VERIFY)
     numbers = range(1, LARGEST + 1)
-    questions = [(f"Q: {a} + {b}\nA:", a + b) for a in numbers for b in numbers]
-    questions += [(f"Q: {a} - {b}\nA:", a - b) for a in numbers for b in range(1, a + 1)]
-    rng.shuffle(questions)
-    test, rest = questions[:1000], questions[1000:]
-    drawn = rng.choices(rest, k=24_000)
-    _write(directory / "pretrain.jsonl", ({"text": q + _answer(rng, t, 0.3) + "\n"} for q, t in drawn))
-    demos = ({"prompt": q, "completion": _answer(rng, t, 0.1)} for q, t in rest[:4000])
+    sums = [(a, b) for a in numbers for b in numbers]
+    rng.shuffle(sums)
+    test, rest = sums[:1000], sums[1000:]
+    _write(directory / "pretrain.jsonl", ({"text": _document(rng, rest)} for _ in range(40_000)))
+    demos = ({"prompt": _question(rng, s), "completion": _answer(rng, s, SLIPS["sft"])} for s in rest[:2000])
     _write(directory / "sft.jsonl", demos)
-    _write(directory / "ppo.jsonl", ({"prompt": q} for q, _ in rest))
-    _write(directory / "test.jsonl", ({"prompt": q} for q, _ in test))
+    _write(directory / "ppo.jsonl", ({"prompt": _question(rng, s)} for s in rest))
+    _write(directory / "test.jsonl", ({"prompt": _question(rng, s)} for s in test))
 
 
 def people_files(source: Path, directory: Path) -> None:

@@ -105,16 +105,18 @@ def over_optimisation(result: Result) -> str:
 
 def rm_ladder(result: Result) -> str:
     """Accuracy by data."""
-    rows = [
-        [f"{r['rankings']:,}", f"{100 * r['accuracy']:.1f}% ± {100 * r['accuracy_se']:.1f}"]
+    cells = {
+        (r["rankings"], r["answers"]): f"{100 * r['accuracy']:.1f}% ± {100 * r['accuracy_se']:.1f}"
         for r in result["rows"]
-    ]
+    }
+    sizes = sorted({size for size, _ in cells})
+    rows = [[f"{size:,}", cells[size, 6], cells[size, 2]] for size in sizes]
     return (
-        f"Seed {result['seed']}; rankings of six answers with noisy labels (scale 0.5); one epoch, 8 "
-        "rankings a step, so that more data also means more steps. Accuracy is on "
+        f"Seed {result['seed']}; noisy labels (scale 0.5), of all six answers to a prompt or of the first "
+        "two of them; one epoch, 8 rankings a step, so that more data also means more steps. Accuracy is on "
         f"{result['rows'][0]['pairs']:,} pairs of held-out prompts in the order of the gold score, standard "
-        "error clustered by prompt. All start from the fine-tuned model, and a ranking is up to 15 pairs.\n\n"
-        + table(["rankings", "accuracy"], rows)
+        "error clustered by prompt. All start from the fine-tuned model. A ranking of six is up to 15 pairs, "
+        "one of two is a single one.\n\n" + table(["rankings", "of six answers", "of two answers"], rows)
     )
 
 
@@ -122,45 +124,87 @@ def ptx(result: Result) -> str:
     """Pretraining loss."""
     base = result["rows"][0]["loss"]
     rows = [
-        [r["model"], f"{r['loss']:.3f}", f"{r['loss'] - base:+.3f}", rate(r) if "win_rate" in r else ""]
+        [
+            r["model"],
+            str(r["iterations"] or ""),
+            f"{r['loss']:.3f}",
+            f"{r['loss'] - base:+.3f}",
+            *([f"{r['kl']:.2f}", rate(r)] if "kl" in r else ["", ""]),
+        ]
         for r in result["rows"]
     ]
+    head = ["model", "iterations", "pretraining loss", "above base", "KL, nats", "gold win rate over SFT"]
     return (
-        f"Seed {result['seed']}, the demo's PPO (KL coefficient 0.3, 50 iterations), without and with "
+        f"Seed {result['seed']}, the demo's PPO (KL coefficient 0.3), without and with "
         "`--ptx run/corpus.safetensors --ptx-coef G --ptx-batch-size 16`. Loss in nats per token on text of "
         "another seed of the generator. A likely reason for the price in win rate: most pretraining "
         "documents answer badly, and a document's first question looks just like a prompt.\n\n"
-        + table(["model", "pretraining loss", "above base", "gold win rate over SFT"], rows)
+        + table(head, rows)
     )
 
 
 def rounds(result: Result) -> str:
     """A second round."""
+    keys = ("over_sft", "over_round_1", "over_longer")
     rows = [
-        [r["run"], rate(r["over_sft"]), rate(r["over_round_1"]) if r["over_round_1"] else ""]
+        [r["run"], f"{r['kl']:.2f}", *(rate(r[key]) if r[key] else "" for key in keys)]
         for r in result["rows"]
     ]
-    judges = result["rm_on_new_samples"]
+    judges = [
+        [name, f"{100 * accuracy:.1f}%"] for name, accuracy in result["accuracy_on_new_samples"].items()
+    ]
+    made = "; ".join(f"seed {r['seed']}: {rate(r)}, KL {r['kl']:.2f}" for r in result["made"])
+    head = ["run", "KL, nats", "over SFT", "over round 1", "over round 1, 100 iterations"]
     return (
         f"Seed {result['seed']}; what a round is: [rounds](rounds.md). Each has 6,000 rankings of its own "
-        "and 50 iterations of PPO with KL coefficient 0.3, from SFT or continued from round 1's policy; the "
-        "second reward model learns from both rounds' rankings, so round 2 has seen twice the labels.\n\n"
-        + table(["run", "gold win rate over SFT", "gold win rate over round 1"], rows)
-        + "\nOn six samples of round 1's policy for each of 500 held-out prompts, the first reward model "
-        f"orders {100 * judges['old']:.1f}% of the pairs as the gold score does, the second one "
-        f"{100 * judges['new']:.1f}%.\n"
+        "and, where nothing else is said, 50 iterations of PPO with KL coefficient 0.3, from SFT or "
+        "continued from round 1's policy (100 in all). KL is to SFT throughout. Round 2's reward models "
+        "learn from both rounds' rankings, twice the labels; the rows of round 1 below the first tell what "
+        "longer PPO or a bigger reward model alone would have brought.\n\n"
+        + table(head, rows)
+        + "\nPairs among six samples of round 1's policy for each of 500 held-out prompts that a reward "
+        "model orders as the gold score does:\n\n"
+        + table(["reward model", "accuracy on the new samples"], judges)
+        + "\n`make round2` in the demo of another seed (reward model of 0.1M, continued from round 1's "
+        f"policy); win rate over round 1: {made}.\n"
+    )
+
+
+def few_rounds(result: Result) -> str:
+    """Two rounds with few rankings."""
+    rows = [
+        [
+            r["run"],
+            f"{100 * r['accuracy']:.1f}% ± {100 * r['accuracy_se']:.1f}",
+            f"{r['kl']:.2f}",
+            *(rate(r[key]) if r[key] else "" for key in ("over_sft", "over_round_1")),
+        ]
+        for r in result["rows"]
+    ]
+    head = ["reward model from", "its accuracy", "KL, nats", "over SFT", "over round 1"]
+    return (
+        f"Seed {result['seed']}; as above with 500 rankings a round, of different prompts, and a reward "
+        "model of 0.1M that takes two epochs of them, 8 rankings a step. Every PPO has 50 iterations from "
+        "SFT, KL coefficient 0.3. The row between the rounds has as many labels as round 2, all for answers "
+        "of SFT. Accuracy is on held-out answers of SFT.\n\n" + table(head, rows)
     )
 
 
 def arithmetic(result: Result) -> str:
     """Success rates."""
-    rows = [[r["model"].upper(), r["how"], rate(r, "rate")] for r in result["rows"]]
+    rows = [
+        [r["model"].replace("sft", "SFT").replace("ppo", "PPO"), r["how"], rate(r, "rate")]
+        for r in result["rows"]
+    ]
     return (
-        "Sums and differences of numbers up to 60, with the answer behind `####` as in GSM8K. The model is "
-        "pretrained from scratch on answers of which 30% are wrong and fine-tuned on ones of which 10% are; "
-        "PPO's only reward is `cmd:python3 verify.py`: 1 for the right final number, else 0. Success on "
-        f"{result['rows'][0]['n']:,} questions that are in no training file, one answer each.\n\n"
-        + table(["model", "decoding", "right"], rows)
+        "Sums of two numbers from 1 to 99 in a sentence, with the answer behind `####` as in GSM8K: `Q: Dan "
+        "has 53 figs and gets 38 more. How many figs? A: 53 + 38 = 91 #### 91`. The model (0.2M) is "
+        "pretrained from scratch on bare sums and such questions and fine-tuned on 2,000 demonstrations; a "
+        "tenth of all sums in both is wrong. It is stopped while it still learns to add. PPO (60 iterations "
+        "of 256 episodes, KL coefficient 0.01) starts from it; the only reward is `cmd:python3 verify.py`: 1 "
+        "for the right final number, else 0. Success on "
+        f"{result['rows'][0]['n']:,} questions whose sums (in this order of the numbers) are in no training "
+        "file, one answer each.\n\n" + table(["model", "decoding", "right"], rows)
     )
 
 
@@ -194,6 +238,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "rm-ladder": ("Reward model by number of rankings", rm_ladder),
     "ptx": ("PPO-ptx", ptx),
     "rounds": ("A second round", rounds),
+    "few-rounds": ("A second round with few rankings", few_rounds),
     "arithmetic": ("A verifying command as the reward", arithmetic),
     "people": ("Real preferences", people),
 }
@@ -215,40 +260,40 @@ def goals(parts: dict[str, Result]) -> str:
         enough = parts["over-optimisation"]["fall_in_se"] >= 2
         rows.append(("Without a penalty the gold score falls from its peak by two standard errors", enough))
     if "rm-ladder" in parts:
-        ladder = {r["rankings"]: r["accuracy"] for r in parts["rm-ladder"]["rows"]}
-        rows.append(("500 rankings leave the reward model near chance (below 60%)", ladder[500] < 0.6))
-        rows.append(("10,000 rankings bring it to 70%", ladder[10_000] >= 0.7))
+        ladder = {(r["rankings"], r["answers"]): r["accuracy"] for r in parts["rm-ladder"]["rows"]}
+        for answers, words in ((6, "six"), (2, "two")):
+            low, high = ladder[500, answers] < 0.6, ladder[10_000, answers] >= 0.7
+            rows.append((f"500 rankings of {words} leave the reward model near chance (below 60%)", low))
+            rows.append((f"10,000 rankings of {words} bring it to 70%", high))
     if "ptx" in parts:
-        base, ppo_row = (parts["ptx"]["rows"][i] for i in (0, 2))
-        mixed = parts["ptx"]["rows"][3:]
-        cheap = [r for r in mixed if r["loss"] - base["loss"] <= 0.2]
-        rows.append(("PPO-ptx is within 0.2 nats of the base on pretraining text", bool(cheap)))
-        even = any(r["win_rate"] >= ppo_row["ci_low"] for r in cheap)
-        rows.append(("... at a win rate within the interval of plain PPO", even))
-    if "rounds" in parts:
-        second = parts["rounds"]["rows"][1:]
-        rows.append(
-            ("A second round beats the first", any(r["over_round_1"]["ci_low"] > 0.5 for r in second))
+        base, plain = (
+            parts["ptx"]["rows"][0],
+            {r["iterations"]: r for r in parts["ptx"]["rows"] if r["model"] == "PPO"},
         )
+        cheap = [
+            r
+            for r in parts["ptx"]["rows"]
+            if r["model"].startswith("PPO-ptx") and r["loss"] - base["loss"] <= 0.2
+        ]
+        rows.append(("PPO-ptx is within 0.2 nats of the base on pretraining text", bool(cheap)))
+        even = any(r["win_rate"] >= plain[r["iterations"]]["ci_low"] for r in cheap)
+        rows.append(("... at a win rate within the interval of plain PPO of as many iterations", even))
+    if "rounds" in parts:
+        second = [r for r in parts["rounds"]["rows"] if r["over_longer"]]
+        for key, words in (("over_round_1", "the first"), ("over_longer", "the first run twice as long")):
+            beats = any(r[key]["ci_low"] > 0.5 for r in second)
+            rows.append((f"A second round beats {words}, interval above 50%", beats))
+    if "few-rounds" in parts:
+        beats = parts["few-rounds"]["rows"][-1]["over_round_1"]["ci_low"] > 0.5
+        rows.append(("With 500 rankings a round, the second beats the first, interval above 50%", beats))
     if "arithmetic" in parts:
         rates = {(r["model"], r["how"]): r for r in parts["arithmetic"]["rows"]}
-        better = rates["ppo", "sampled"]["ci_low"] > rates["sft", "sampled"]["ci_high"]
-        rows.append(("A verifier as reward raises the success of sampled answers, intervals apart", better))
+        for how in ("sampled", "greedy"):
+            least = min(r["ci_low"] for (model, kind), r in rates.items() if model != "sft" and kind == how)
+            better = least > rates["sft", how]["ci_high"]
+            words = f"A verifier as reward raises the success of {how} answers in every run, intervals apart"
+            rows.append((words, better))
     return table(["hoped for", "shown"], [[words, "yes" if shown else "**no**"] for words, shown in rows])
-
-
-def unfinished(parts: dict[str, Result]) -> list[str]:
-    """Runs that the script makes but that the figures of a part do not hold yet."""
-    wanted = {
-        "kl-sweep": ("kl_coef", 2.0, "KL coefficient 2"),
-        "ptx": ("model", "PPO-ptx, 0.1", "PPO-ptx with coefficient 0.1"),
-        "rounds": ("run", "round 2, continued", "Round 2 continued from round 1's policy"),
-    }
-    return [
-        f"- {words} (delete `{part}.json`, `--only {part}`)"
-        for part, (key, value, words) in wanted.items()
-        if part in parts and value not in [row[key] for row in parts[part]["rows"]]
-    ]
 
 
 def _sides(rows: list[Result], best: Result) -> tuple[list[Result], list[Result]]:
@@ -266,7 +311,6 @@ def write_report(out: Path, report: Path) -> None:
             text.append(f"## {title}\n\n{section(parts[name])}")
         else:
             missing.append(f"- {title} (`--only {name}`)")
-    missing += unfinished(parts)
     if missing:
         text.append("## Not measured yet\n\n" + "\n".join(missing) + "\n")
     text.append(
