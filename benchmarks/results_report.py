@@ -160,13 +160,16 @@ def rounds(result: Result) -> str:
         "and, where nothing else is said, 50 iterations of PPO with KL coefficient 0.3, from SFT or "
         "continued from round 1's policy (100 in all). KL is to SFT throughout. Round 2's reward models "
         "learn from both rounds' rankings, twice the labels; the rows of round 1 below the first tell what "
-        "longer PPO or a bigger reward model alone would have brought.\n\n"
+        "longer PPO or a bigger reward model alone would have brought, and the last row what a reward model "
+        "without any error would. Reward models of 1.05M take one epoch.\n\n"
         + table(head, rows)
+        + "\nThe interval of a single row is no correction for having tried three variants; and a round that "
+        "continues has had twice the iterations, so the last column is the fair one.\n"
         + "\nPairs among six samples of round 1's policy for each of 500 held-out prompts that a reward "
         "model orders as the gold score does:\n\n"
         + table(["reward model", "accuracy on the new samples"], judges)
-        + "\n`make round2` in the demo of another seed (reward model of 0.1M, continued from round 1's "
-        f"policy); win rate over round 1: {made}.\n"
+        + "\nIn the demo of another seed, `make round2` (reward model of 0.1M, continued from round 1's "
+        f"policy) has a win rate over round 1 of: {made}.\n"
     )
 
 
@@ -200,7 +203,8 @@ def arithmetic(result: Result) -> str:
         "Sums of two numbers from 1 to 99 in a sentence, with the answer behind `####` as in GSM8K: `Q: Dan "
         "has 53 figs and gets 38 more. How many figs? A: 53 + 38 = 91 #### 91`. The model (0.2M) is "
         "pretrained from scratch on bare sums and such questions and fine-tuned on 2,000 demonstrations; a "
-        "tenth of all sums in both is wrong. It is stopped while it still learns to add. PPO (60 iterations "
+        "tenth of all sums in both is wrong. Its pretraining (1,100 steps) was chosen so that it can add in "
+        "part only. PPO (60 iterations "
         "of 256 episodes, KL coefficient 0.01) starts from it; the only reward is `cmd:python3 verify.py`: 1 "
         "for the right final number, else 0. Success on "
         f"{result['rows'][0]['n']:,} questions whose sums (in this order of the numbers) are in no training "

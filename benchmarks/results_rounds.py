@@ -54,6 +54,7 @@ def rounds(out: Path) -> Result:
         "round 2, reward model of 1.05M, continued": place.ppo(
             f"{base}/big-continued", *again, model=first, reward=f"{base}/big-rm"
         ),
+        "the gold score as the reward": place.ppo(f"{base}/gold", *small_value, reward=GOLD),
     }
     rows: list[Result] = []
     for name, run in runs.items():
