@@ -202,7 +202,9 @@ class TrainConfig(CommonConfig):
         help="Longest sequence (default: the model's context).",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = option(
-        "auto", group=RUN, help="Compute precision; master weights stay float32."
+        "auto",
+        group=RUN,
+        help="Compute precision (auto: bfloat16 where it is faster); master weights stay float32.",
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", group=RUN, help="Where to run.")
     compile: bool = option(

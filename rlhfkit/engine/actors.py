@@ -60,7 +60,7 @@ def load_actors(config: Config, setup: Setup) -> Actors:
     """Load all models; the reference is a second copy of the policy unless --ref names another."""
     dtype, device = setup.dtype, setup.device
     reward = _reward_directory(config.reward)
-    policy = load_causal(config.model, dtype=dtype, device=device)
+    policy = load_causal(config.model, device=device)
     ref_policy = load_causal(config.ref or config.model, dtype=dtype, device=device)
     if ref_policy.config.vocab_size != policy.config.vocab_size:
         raise UsageError("its vocabulary differs from the policy's", where="--ref")
@@ -80,7 +80,7 @@ def _load_value_model(config: Config, setup: Setup, policy: Transformer, reward:
         with torch.device("meta"):
             value_model = ScalarModel(policy.config)
         value_model.backbone, value_model.layout = policy, policy.layout
-        value_model.score.to_empty(device=setup.device).to(setup.dtype)
+        value_model.score.to_empty(device=setup.device)
         nn.init.zeros_(value_model.score.weight)
         return value_model.eval()
     if source == "reward" and reward is None:
@@ -88,7 +88,7 @@ def _load_value_model(config: Config, setup: Setup, policy: Transformer, reward:
             "the reward is not a model", where="--value-model reward", hint="use --value-model policy"
         )
     directory = {"reward": reward, "policy": config.model}.get(source, source)
-    value_model = load_scalar(str(directory), dtype=setup.dtype, device=setup.device, init_head=config.seed)
+    value_model = load_scalar(str(directory), device=setup.device, init_head=config.seed)
     if source == "policy":
         # A fresh random head would make the first advantages noise (Ziegler starts from zero).
         nn.init.zeros_(value_model.score.weight)

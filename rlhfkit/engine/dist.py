@@ -16,9 +16,13 @@ import torch
 from torch import Tensor
 
 from rlhfkit.errors import UsageError
+from rlhfkit.models.processor import fast_bfloat16
 
 #: A rank that dies is noticed by its peers after this long at the latest.
 TIMEOUT = timedelta(minutes=30)
+#: Models of this hidden size and more compute in bfloat16 on a CPU that is fast at it. Measured on an AMD EPYC
+#: with AVX512-BF16, four layers, one thread: training 1.8 and sampling 1.4 times as fast as in float32.
+WIDE = 256
 
 
 @dataclass(frozen=True)
@@ -163,8 +167,16 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on a GPU that has it, else float32."""
+def resolve_dtype(name: str, device: torch.device, hidden_size: int) -> torch.dtype:
+    """`auto` is bfloat16 where that is faster for a model of this width, else float32.
+
+    That is on a GPU that has it, and on a CPU with instructions for its products from WIDE on. Narrower
+    models train in seconds anyway and keep the exact arithmetic.
+    """
     if name == "auto":
-        name = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported()
+        else:
+            fast = hidden_size >= WIDE and fast_bfloat16()
+        name = "bfloat16" if fast else "float32"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]

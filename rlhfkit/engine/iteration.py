@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -72,8 +73,8 @@ class Iteration:
         self.config, self.setup, self.actors, self.tokenizer = config, setup, actors, tokenizer
         self.data, self.order = data, Order(len(data.records), config.seed)
         self.scorer, self.run, self.total = scorer, run, total
-        self.policy_optimizer = AdamW(actors.policy, weight_decay=config.weight_decay, eps=config.adam_eps)
-        self.value_optimizer = AdamW(actors.critic, weight_decay=config.weight_decay, eps=config.adam_eps)
+        adam = partial(AdamW, weight_decay=config.weight_decay, eps=config.adam_eps, dtype=setup.dtype)
+        self.policy_optimizer, self.value_optimizer = adam(actors.policy), adam(actors.critic)
         self.average = WeightAverage(self.policy_optimizer, config.ema_decay) if config.ema_decay else None
         # Of a shared trunk the average is saved, so its head has one, too.
         shared_average = config.ema_decay and actors.shared

@@ -17,17 +17,24 @@ BETAS = (0.9, 0.95)
 class AdamW:
     """AdamW (Loshchilov & Hutter, 2019) over a module's trainable parameters.
 
-    When the module computes in bfloat16, float32 copies of its parameters are what is optimised:
-    gradients are accumulated in float32 and the module is refreshed after every step. Matrices decay,
-    vectors (norms, biases) do not.
+    The module comes in float32. With `dtype` bfloat16 it computes in that from here on, while its float32
+    weights, which the optimizer keeps, are what is optimised: gradients are accumulated in float32 and the
+    module is refreshed after every step. Matrices decay, vectors (norms, biases) do not.
     """
 
-    def __init__(self, module: nn.Module, *, weight_decay: float = 0.0, eps: float = 1e-8) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        weight_decay: float = 0.0,
+        eps: float = 1e-8,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.live = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        self.masters: dict[str, Tensor] = {
-            name: p if p.dtype == torch.float32 else p.detach().float().requires_grad_()
-            for name, p in self.live.items()
-        }
+        self.masters: dict[str, Tensor] = dict(self.live)
+        if dtype != torch.float32:
+            self.masters = {name: p.detach().float().requires_grad_() for name, p in self.live.items()}
+            module.to(dtype)
         decay = [p for p in self.masters.values() if p.ndim >= 2]
         rest = [p for p in self.masters.values() if p.ndim < 2]
         groups = [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]

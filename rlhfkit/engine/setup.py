@@ -35,13 +35,13 @@ class Setup:
     token_budget: int
 
 
-def prepare(config: TrainConfig) -> Setup:
-    """Resolve --device and --dtype and join the other processes, if any."""
+def prepare(config: TrainConfig, hidden_size: int) -> Setup:
+    """Resolve --device and, for a model of this width, --dtype, and join the other processes, if any."""
     device = resolve_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
     dist = Dist.from_env(device)
-    return Setup(device, resolve_dtype(config.dtype, device), dist, TOKEN_BUDGET[device.type])
+    return Setup(device, resolve_dtype(config.dtype, device, hidden_size), dist, TOKEN_BUDGET[device.type])
 
 
 def compile_blocks(*models: Transformer | ScalarModel, dynamic: bool = True) -> None:

@@ -207,11 +207,12 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
     from rlhfkit.engine.actors import load_actors
     from rlhfkit.errors import DataError
     from rlhfkit.models.hub import resolve
+    from rlhfkit.models.loading import config_of
 
     if config.preset is not None:
         context.note(f"preset {config.preset}: {PRESETS[config.preset].describe()}")
     _check(config)
-    setup = engine.prepare(config)
+    setup = engine.prepare(config, config_of(config.model).hidden_size)
     tokenizer = Tokenizer.from_dir(resolve(config.model))
     actors = load_actors(config, setup)
     if config.compile:

@@ -72,10 +72,12 @@ def run(inputs: Sequence[str], config: Config) -> dict[str, object]:
     from rlhfkit.data.windows import WindowOrder, Windows, open_shards, shard_digests
     from rlhfkit.engine import setup as engine
     from rlhfkit.models.hub import resolve
+    from rlhfkit.models.loading import config_of
 
     if config.model is None and config.tokenizer is None:
         raise UsageError("a new model needs --tokenizer, a continued one --model", where="pretrain")
-    setup = engine.prepare(config)
+    width = config.hidden if config.model is None else config_of(config.model).hidden_size
+    setup = engine.prepare(config, width)
     tokenizer = Tokenizer.from_dir(resolve(config.tokenizer or str(config.model)))
     model, source = _model(config, tokenizer, setup)
     source |= {"tokenizer": tokenizer.digest, "shards": shard_digests(inputs)}
@@ -138,7 +140,7 @@ def _train(
     rows = config.micro_batch_size or max(1, setup.token_budget // width)
     order = WindowOrder(windows, config.seed)
     with Run.open("pretrain", config, dist, data=source) as run:
-        optimizer = AdamW(model, weight_decay=config.weight_decay)
+        optimizer = AdamW(model, weight_decay=config.weight_decay, dtype=setup.dtype)
         if run.resumed_from:
             optimizer.load_tensors(run.load("optimizer", device))
 
@@ -181,11 +183,8 @@ def _model(config: Config, tokenizer: Tokenizer, setup: Setup) -> tuple[Transfor
     from rlhfkit.models.loading import init_model, load_causal
 
     if config.model is not None:
-        return load_causal(config.model, dtype=setup.dtype, device=setup.device), {
-            "model": model_digest(config.model)
-        }
-    model = init_model(_architecture(config, tokenizer), seed=config.seed).to(setup.device, setup.dtype)
-    return model, {}
+        return load_causal(config.model, device=setup.device), {"model": model_digest(config.model)}
+    return init_model(_architecture(config, tokenizer), seed=config.seed).to(setup.device), {}
 
 
 def _architecture(config: Config, tokenizer: Tokenizer) -> ModelConfig:

@@ -100,7 +100,7 @@ class Config(FilterConfig):
         64, group=OUTPUT_GROUP, minimum=1, metavar="PROMPTS", help="Prompts completed and written together."
     )
     dtype: Literal["auto", "float32", "bfloat16"] = option(
-        "auto", group=RUN, help="Compute precision (auto: bfloat16 on a GPU, else float32)."
+        "auto", group=RUN, help="Compute precision (auto: bfloat16 where it is faster, docs/training.md)."
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", group=RUN, help="Where to run.")
     dry_run: bool = option(
@@ -118,7 +118,8 @@ def run(inputs: Source, config: Config) -> Iterator[list[Record]]:
 
     reader = read_records(inputs, Prompt, config)
     device = resolve_device(config.device)
-    prompts = _Encoder(Tokenizer.from_dir(resolve(config.model)), config, config_of(config.model).max_seq_len)
+    about = config_of(config.model)
+    prompts = _Encoder(Tokenizer.from_dir(resolve(config.model)), config, about.max_seq_len)
     if config.dry_run:
         for batch in reader.batches(config.batch_size):
             _, error = prompts.encode(batch)
@@ -126,7 +127,8 @@ def run(inputs: Source, config: Config) -> Iterator[list[Record]]:
                 raise error
         prompts.report()
         return
-    model = load_causal(config.model, dtype=resolve_dtype(config.dtype, device), device=device)
+    dtype = resolve_dtype(config.dtype, device, about.hidden_size)
+    model = load_causal(config.model, dtype=dtype, device=device)
     sampler = _Sampler(model, prompts.tokenizer, config)
     progress = reporter().progress("sample", None, "prompts")
     try:

@@ -53,11 +53,11 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
     from rlhfkit.engine import setup as engine
     from rlhfkit.errors import DataError
     from rlhfkit.models.hub import resolve
-    from rlhfkit.models.loading import load_causal
+    from rlhfkit.models.loading import config_of, load_causal
 
-    setup = engine.prepare(config)
+    setup = engine.prepare(config, config_of(config.model).hidden_size)
     tokenizer = Tokenizer.from_dir(resolve(config.model))
-    model = load_causal(config.model, dtype=setup.dtype, device=setup.device)
+    model = load_causal(config.model, device=setup.device)
     if config.compile:
         engine.compile_blocks(model)
     max_len = min(config.max_seq_len or model.config.max_seq_len, model.config.max_seq_len)
@@ -133,7 +133,7 @@ def _train(
     }
     with Run.open("sft", config, dist, data=data) as run:
         order = Order(len(examples), config.seed)
-        optimizer = AdamW(model, weight_decay=config.weight_decay)
+        optimizer = AdamW(model, weight_decay=config.weight_decay, dtype=setup.dtype)
         if run.resumed_from:
             optimizer.load_tensors(run.load("optimizer", device))
 

@@ -96,12 +96,12 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
     from rlhfkit.data.tokenizer import Tokenizer
     from rlhfkit.engine import setup as engine
     from rlhfkit.models.hub import resolve
-    from rlhfkit.models.loading import kind_of, load_scalar
+    from rlhfkit.models.loading import config_of, kind_of, load_scalar
 
     _check(config, fresh_head=kind_of(config.model) == "causal")
-    setup = engine.prepare(config)
+    setup = engine.prepare(config, config_of(config.model).hidden_size)
     tokenizer = Tokenizer.from_dir(resolve(config.model))
-    model = load_scalar(config.model, dtype=setup.dtype, device=setup.device, init_head=config.seed)
+    model = load_scalar(config.model, device=setup.device, init_head=config.seed)
     if config.head_std is not None:
         # A fresh head is drawn with the deviation of Stiennon et al.'s code; their paper prints 1/(D + 1).
         model.score.weight.data *= config.head_std * (model.config.hidden_size + 1) ** 0.5
@@ -204,7 +204,7 @@ def _train(
             center(scale=True)
         elements = [until_read(element, model.config.pad_token_id) for element in elements]
         order = Order(len(elements), config.seed)
-        optimizer = AdamW(model, weight_decay=config.weight_decay)
+        optimizer = AdamW(model, weight_decay=config.weight_decay, dtype=setup.dtype)
         if run.resumed_from:
             optimizer.load_tensors(run.load("optimizer", device))
         report: dict[str, object] = {}

@@ -50,16 +50,16 @@ def test_same_as_a_textbook_adamw() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_restored_state_goes_on_bit_for_bit(dtype: torch.dtype) -> None:
-    straight = small_module(dtype)
-    optimizer = AdamW(straight, weight_decay=0.1)
+    straight = small_module(torch.float32)
+    optimizer = AdamW(straight, weight_decay=0.1, dtype=dtype)
     take_steps(straight, optimizer, range(10))
 
-    first = small_module(dtype)
-    before = AdamW(first, weight_decay=0.1)
+    first = small_module(torch.float32)
+    before = AdamW(first, weight_decay=0.1, dtype=dtype)
     take_steps(first, before, range(4))
     saved = {k: v.clone() for k, v in before.tensors().items()}
-    second = small_module(dtype)
-    after = AdamW(second, weight_decay=0.1)
+    second = small_module(torch.float32)
+    after = AdamW(second, weight_decay=0.1, dtype=dtype)
     after.load_tensors(saved)
     take_steps(second, after, range(4, 10))
     for name, value in optimizer.tensors().items():
@@ -67,8 +67,11 @@ def test_restored_state_goes_on_bit_for_bit(dtype: torch.dtype) -> None:
 
 
 def test_low_precision_weights_have_float32_masters_that_keep_small_updates() -> None:
-    module = small_module(torch.bfloat16)
-    optimizer = AdamW(module)
+    module = small_module(torch.float32)
+    exact = module[0].weight.detach().clone()
+    optimizer = AdamW(module, dtype=torch.bfloat16)
+    assert torch.equal(optimizer.masters["0.weight"], exact)
+    assert torch.equal(module[0].weight, exact.bfloat16())
     before = optimizer.masters["0.weight"].detach().clone()
     for _ in range(50):
         for parameter in module.parameters():
@@ -81,8 +84,8 @@ def test_low_precision_weights_have_float32_masters_that_keep_small_updates() ->
 
 
 def test_gradients_of_several_micro_batches_add_up_in_float32() -> None:
-    module = small_module(torch.bfloat16)
-    optimizer = AdamW(module)
+    module = small_module(torch.float32)
+    optimizer = AdamW(module, dtype=torch.bfloat16)
     for value in (1.0, 2.0**-9, 2.0**-9):
         for parameter in module.parameters():
             parameter.grad = torch.full_like(parameter, value)
