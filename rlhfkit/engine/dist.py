@@ -20,8 +20,8 @@ from rlhfkit.models.processor import fast_bfloat16
 
 #: A rank that dies is noticed by its peers after this long at the latest.
 TIMEOUT = timedelta(minutes=30)
-#: Models of this hidden size and more compute in bfloat16 on a CPU that is fast at it. Measured on an AMD EPYC
-#: with AVX512-BF16, four layers, one thread: training 1.8 and sampling 1.4 times as fast as in float32.
+#: Models of this hidden size and more compute in bfloat16 on a CPU that is fast at it. Measured on an AMD
+#: EPYC with AVX512-BF16, four layers, one thread: training 1.8, sampling 1.4 times as fast as in float32.
 WIDE = 256
 
 
