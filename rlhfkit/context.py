@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from rlhfkit.errors import Interrupted
+
 
 class Progress:
     """A running count with a few figures beside it; the silent default."""
@@ -55,6 +57,7 @@ class _State:
     reporter = Reporter()
     invocation = Invocation()
     stop_signal: int | None = None
+    interruptible = False
 
 
 _state = _State()
@@ -88,6 +91,26 @@ def request_stop(signum: int) -> None:
 def stop_requested() -> int | None:
     """The signal that asked the run to stop, or None."""
     return _state.stop_signal
+
+
+@contextmanager
+def interruptible(allowed: bool = True) -> Iterator[None]:
+    """Within, whoever waits for something outside may leave at once when the run is asked to stop.
+
+    For a stretch of a step after which nothing has changed yet, so that the step can be done again.
+    """
+    before, _state.interruptible = _state.interruptible, allowed
+    try:
+        yield
+    finally:
+        _state.interruptible = before
+
+
+def leave_if_asked() -> None:
+    """Called while waiting: raises Interrupted after a request to stop, where that is allowed."""
+    signum = _state.stop_signal
+    if signum is not None and _state.interruptible:
+        raise Interrupted(signum, f"stopped by signal {signum}")
 
 
 @contextmanager

@@ -41,6 +41,7 @@ ROLLOUT, STEP = "engine/rollout.py", "engine/ppo.py"
 ITERATION, T_SHARED = "engine/iteration.py", "engine/test_shared_value.py"
 T_STEP = "engine/test_ppo_arithmetic.py"
 SCALE, T_SCALE = "engine/reward_scale.py", "engine/test_reward_scale.py"
+T_COMMAND = "stages/test_ppo_command.py"
 CENTER, T_RM = "engine/centering.py", "stages/test_train_rm.py"
 
 MUTANTS = [
@@ -137,6 +138,9 @@ MUTANTS = [
     Mutant("reward scale: clips before it scales", STEP, "    if scale is not None:\n        scores = (scores - scale.shift) / scale.divisor\n", "    if how.reward_clip is not None:\n        scores = scores.clamp(-how.reward_clip, how.reward_clip)\n    if scale is not None:\n        scores = (scores - scale.shift) / scale.divisor\n", T_SCALE),
     Mutant("reward scale: shifted without being asked", SCALE, "return self.mean if self.shifted else 0.0", "return self.mean", T_SCALE),
     Mutant("reward: the shortest answer that pays is one longer", STEP, "len(e.response_ids) >= how.min_tokens", "len(e.response_ids) > how.min_tokens", T_SCALE),
+    Mutant("stop: waits for the program", "scorers/command.py", "                leave_if_asked()\n", "", T_COMMAND),
+    Mutant("stop: the step that was left counts as done", "engine/loop.py", "run.stop_if_asked(index, full_snapshot)", "run.stop_if_asked(index + 1, full_snapshot)", T_COMMAND),
+    Mutant("resume: the running moments start anew", "engine/iteration.py", "**self.run.state[\"reward_scale\"]", "**{}", T_COMMAND),
     Mutant("batch: masks one token late", "data/batching.py", "torch.from_numpy(ids).to(device),\n        torch.from_numpy(real).to(device),\n        torch.from_numpy(counts[:, 1:]", "torch.from_numpy(ids).to(device),\n        torch.from_numpy(real).to(device),\n        torch.from_numpy(counts[:, :-1]", "engine/test_alignment.py"),
     Mutant("generate: shapes depend on neighbours", GENERATE, "KEY_WIDTH = 64", "KEY_WIDTH = 1", T_GENERATE),
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rlhfkit import context
 from rlhfkit.data.batching import Order
 from rlhfkit.data.examples import PromptSet
 from rlhfkit.data.shapes import Message
@@ -98,7 +99,9 @@ class Iteration:
         clock = _Clock()
         episodes = self._sample(index)
         clock.lap("time/rollout")
-        self.scorer.score(episodes)
+        # Nothing has changed yet. One of several processes must not leave the others waiting for it.
+        with context.interruptible(self.setup.dist.world_size == 1):
+            self.scorer.score(episodes)
         config = self.config
         if self.scale:
             self.scale.see([e.scorer_score for e in episodes], self.setup.dist)

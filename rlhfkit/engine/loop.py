@@ -21,7 +21,7 @@ from rlhfkit import context
 from rlhfkit.engine.dist import Dist
 from rlhfkit.engine.optim import AdamW, clip_gradients
 from rlhfkit.engine.run import Run, Snapshot
-from rlhfkit.errors import RlhfkitError
+from rlhfkit.errors import Interrupted, RlhfkitError
 
 Sums = dict[str, Tensor]
 Figures = dict[str, float]
@@ -103,7 +103,8 @@ def fit(
     """Take steps `run.step` .. `total` - 1; returns the last figures, with the last evaluation's.
 
     `step(i)` must depend on nothing but the weights, the settings and `i`: that is what makes a resumed
-    run end in the same bits. The figures of a step may hold `tokens`, which gives tokens per second.
+    run end in the same bits. The figures of a step may hold `tokens`, which gives tokens per second. A step
+    may raise Interrupted while nothing that a snapshot holds has changed; a resumed run does it again.
     """
     config = run.config
     run.start_logs("metrics")
@@ -122,7 +123,11 @@ def fit(
     try:
         for index in range(run.step, total):
             started = time.monotonic()
-            figures = step(index)
+            try:
+                figures = step(index)
+            except Interrupted:  # it was waiting for a scorer and has changed nothing
+                run.stop_if_asked(index, full_snapshot)
+                raise
             done = run.step = index + 1
             seconds = time.monotonic() - started
             tokens += figures.get("tokens", 0.0)

@@ -28,7 +28,7 @@ from typing import IO
 
 import msgspec
 
-from rlhfkit.context import warn
+from rlhfkit.context import leave_if_asked, warn
 from rlhfkit.errors import RlhfkitError, UsageError
 from rlhfkit.scorers import Scorable, Scorer
 
@@ -221,6 +221,7 @@ class CommandScorer(Scorer):
         for item in items:
             due = f"while id {item.id!r} waited for its score"
             while not process.lines:
+                leave_if_asked()
                 if process.at_end:
                     raise _Died(f"{_status(process.wait(1.0))} {due}")
                 left = last_answer + self._timeout - time.monotonic()

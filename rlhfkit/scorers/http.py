@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from urllib.parse import urlsplit
 
-from rlhfkit.context import warn
+from rlhfkit.context import leave_if_asked, warn
 from rlhfkit.errors import DataError, RlhfkitError, UsageError
 from rlhfkit.scorers import Comparison, PairJudge, Scorable, ScorerConfig, Verdict
 from rlhfkit.scorers.judging import INVALID, Question, as_text
@@ -246,6 +246,7 @@ class HttpJudge(PairJudge):
                 else:
                     self._cache.add(key, verdict)
             self.endpoint.enforce_deadlines()
+            leave_if_asked()
         if failure is not None:
             raise failure
         verdicts = [self._cache.get(key) or passing[key] for key in keys]

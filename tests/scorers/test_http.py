@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhfkit.context import Invocation, Reporter, surroundings
-from rlhfkit.errors import CannotCreate, DataError, Locked, RlhfkitError, UsageError
+from rlhfkit.context import Invocation, Reporter, interruptible, request_stop, surroundings
+from rlhfkit.errors import CannotCreate, DataError, Interrupted, Locked, RlhfkitError, UsageError
 from rlhfkit.scorers import Comparison, Scorable, ScorerConfig, group_scores, open_scorer
 from rlhfkit.scorers.http import ATTEMPTS, HttpJudge
 from rlhfkit.scorers.judging import INVALID, Question
@@ -397,6 +397,20 @@ def test_hung_and_dripping_connections_are_cut():
         referee = HttpJudge(url, config, backoff_seconds=0.001)
         with referee, pytest.raises(RlhfkitError, match=f"failed {ATTEMPTS} times in a row: TimeoutError"):
             referee.score([Scorable(1, "p", "c")])
+
+
+def test_a_stop_is_not_kept_waiting_by_a_slow_endpoint():
+    release = threading.Event()
+
+    def hang(asked: Asked) -> str:
+        request_stop(15)
+        release.wait(20)
+        return asked.says("6")
+
+    with surroundings(Reporter(), Invocation()), serving(hang) as server:
+        with judge(server, scorer_timeout=30) as referee, pytest.raises(Interrupted), interruptible():
+            referee.score([Scorable(1, "p", "c")])
+        release.set()
 
 
 def test_a_huge_reply_is_cut_and_counts_as_invalid():

@@ -7,13 +7,17 @@ import json
 import shlex
 import statistics
 import sys
+import textwrap
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import rlhfkit
-from rlhfkit.errors import UsageError
+from rlhfkit import context
+from rlhfkit.errors import Interrupted, UsageError
 from rlhfkit.stages import ppo
 from tests.conftest import write_jsonl
 
@@ -233,6 +237,43 @@ def test_a_scorer_is_asked_with_id_prompt_and_completion(tiny: Tiny, tmp_path: P
     assert all(a["prompt"] == prompts[a["id"]] for a in asked[:24])
     assert all(a["id"] == f"the {a['prompt']}" for a in asked[24:])
     assert not any("<|" in a["completion"] for a in asked)
+
+
+def test_a_stop_does_not_wait_for_a_scorer_and_costs_no_bit(tiny: Tiny, tmp_path: Path) -> None:
+    """The program falls silent in the second iteration and would then fail; the first one is saved."""
+    hangs, silent = tmp_path / "hangs", tmp_path / "silent"
+    body = f"""
+        import os, time
+        served = globals().get('served', 0) + 1
+        if served == 30 and os.path.exists({str(hangs)!r}):
+            open({str(silent)!r}, 'w').close()
+            time.sleep(20)
+            sys.exit('too late')
+        score = len(r['completion'])
+    """
+    reward = program(tmp_path, "hanging", textwrap.dedent(body).strip())
+    optimise(tiny, tmp_path / "whole", reward=reward, reward_scale="running")
+
+    def stop_when_silent() -> None:
+        while not silent.exists():
+            time.sleep(0.01)
+        context.request_stop(15)
+
+    hangs.touch()
+    with context.surroundings(context.Reporter(), context.Invocation()):
+        thread = threading.Thread(target=stop_when_silent)
+        thread.start()
+        with pytest.raises(Interrupted, match="after step 1") as caught:
+            optimise(tiny, tmp_path / "cut", reward=reward, reward_scale="running")
+        thread.join()
+    assert caught.value.exit_code == 143
+    hangs.unlink()
+    metrics = optimise(tiny, tmp_path / "cut", reward=reward, reward_scale="running")
+    assert column(metrics, "step") == [1, 2, 3]
+    whole, cut = (digests(tmp_path / name / "value").values() for name in ("whole", "cut"))
+    assert list(whole) == list(cut)
+    for name in ("model.safetensors", "samples.jsonl"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
