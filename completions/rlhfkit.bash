@@ -152,7 +152,7 @@ _rlhfkit() {
             esac
             ;;
         ppo)
-            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run -m --model -r --reward --eval-reward --ref --value-model --value-lr --adam-eps --log-samples --preset --kl-coef --kl-target --kl-horizon --minibatches --ppo-epochs --max-new-tokens --temperature --clip-eps --value-clip-eps --value-coef --gamma --gae-lambda --whiten --whiten-rewards --missing-eos-penalty --missing-eos --min-response --reward-scale --reward-shift --reward-clip --stop-kl --ema-decay --ptx --ptx-coef --ptx-batch-size --config -h --help'
+            flags='--scorer-timeout --scorer-restarts --per-token --batch-tokens --judge-model --judge-cache --max-requests --concurrency --device --dtype -q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run -m --model -r --reward --eval-reward --ref --value-model --value-head --value-lr --adam-eps --log-samples --preset --kl-coef --kl-target --kl-horizon --kl-estimator --minibatches --ppo-epochs --max-new-tokens --temperature --clip-eps --value-clip-eps --value-coef --gamma --gae-lambda --whiten --whiten-rewards --loss-mean --missing-eos-penalty --missing-eos --min-response --reward-scale --reward-shift --reward-clip --stop-kl --ema-decay --ptx --ptx-coef --ptx-batch-size --config -h --help'
             kind=files choices=''
             case $previous in
                 --scorer-timeout | --scorer-restarts | --batch-tokens | --judge-model | --max-requests | --concurrency | --map | --limit | --max-line-bytes | --steps | --epochs | --batch-size | --micro-batch-size | --lr | --warmup | --weight-decay | --grad-clip | --max-seq-len | --seed | --save-every | --keep | --eval-every | --log-every | --value-lr | --adam-eps | --log-samples | --kl-coef | --kl-target | --kl-horizon | --minibatches | --ppo-epochs | --max-new-tokens | --temperature | --clip-eps | --value-clip-eps | --value-coef | --gamma | --gae-lambda | --missing-eos-penalty | --min-response | --reward-clip | --stop-kl | --ema-decay | --ptx-coef | --ptx-batch-size) value=none ;;
@@ -162,8 +162,11 @@ _rlhfkit() {
                 --on-bad-line) value=words choices='stop skip' ;;
                 -o | --output | -m | --model | -r | --reward | --eval-reward | --ref | --value-model) value=directories ;;
                 --lr-schedule) value=words choices='cosine linear constant' ;;
+                --value-head) value=words choices='keep zero' ;;
                 --preset) value=words choices='instructgpt stiennon ziegler nplus gao' ;;
+                --kl-estimator) value=words choices='k1 k2 k3' ;;
                 --whiten) value=words choices='batch minibatch none' ;;
+                --loss-mean) value=words choices='tokens responses length' ;;
                 --missing-eos) value=words choices='replace subtract off' ;;
                 --reward-scale) value=words choices='none batch running first' ;;
             esac

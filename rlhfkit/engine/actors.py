@@ -92,6 +92,9 @@ def _load_value_model(config: Config, setup: Setup, policy: Transformer, reward:
     if source == "policy":
         # A fresh random head would make the first advantages noise (Ziegler starts from zero).
         nn.init.zeros_(value_model.score.weight)
+    elif config.value_head == "zero":
+        nn.init.zeros_(value_model.score.weight)
+        value_model.score_offset = 0.0
     return value_model
 
 

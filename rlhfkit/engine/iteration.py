@@ -31,6 +31,7 @@ from rlhfkit.engine.ppo import (
     rollout_figures,
     scale_advantages,
     set_advantages,
+    weigh,
 )
 from rlhfkit.engine.reward_scale import ScoreScale
 from rlhfkit.engine.rollout import Episode, cut, measure
@@ -117,10 +118,11 @@ class Iteration:
             gamma=config.gamma,
             gae_lambda=config.gae_lambda,
             whiten_rewards=config.whiten_rewards,
+            kl_estimator=config.kl_estimator,
         )
         scale_advantages(episodes, self.setup.dist, whitened=config.whiten == "batch")
         clock.lap("time/logprobs")
-        figures = rollout_figures(episodes, self.setup.dist, kl_coef=coef)
+        figures = rollout_figures(episodes, self.setup.dist, kl_coef=coef, kl_estimator=config.kl_estimator)
         if self.scale:
             figures["objective/score_scale"] = self.scale.divisor
         if (index + 1) % config.log_every == 0 or index == 0:
@@ -212,8 +214,10 @@ class Iteration:
         seen: list[Figures] = []
         for epoch in plans:
             for minibatch in epoch:
+                members = [e for group in minibatch for e in group]
                 if config.whiten == "minibatch":
-                    scale_advantages([e for g in minibatch for e in g], self.setup.dist, whitened=True)
+                    scale_advantages(members, self.setup.dist, whitened=True)
+                weigh(members, self.setup.dist, config.loss_mean, config.max_new_tokens)
                 seen.append(
                     optimize(
                         self._objectives(minibatch),
@@ -298,6 +302,7 @@ class Iteration:
                     "prompt": prompt if isinstance(prompt, str) else [vars_of(m) for m in prompt],
                     "completion": episode.text,
                     "score": episode.scorer_score,
+                    "paid": episode.score,
                     "kl": float((episode.old_logprobs - episode.ref_logprobs).sum()),
                     "num_tokens": len(episode.response_ids),
                     "finish_reason": "stop" if episode.ended else "length",

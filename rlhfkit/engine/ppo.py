@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from rlhfkit.engine.rollout import Episode, Piece, make_piece, over_tokens, read
 from rlhfkit.models.heads import ScalarModel
 from rlhfkit.models.transformer import Transformer
 from rlhfkit.objectives.common import explained_variance, whiten
-from rlhfkit.objectives.kl import token_kl
+from rlhfkit.objectives.kl import Estimator, token_kl
 from rlhfkit.objectives.ppo import compute_rewards, gae, missing_eos, ppo_policy_loss, ppo_value_loss
 
 #: A loss, and its metrics, of what a trunk made of some episodes.
@@ -65,13 +65,14 @@ def set_advantages(
     gamma: float,
     gae_lambda: float,
     whiten_rewards: bool,
+    kl_estimator: Estimator = "k1",
 ) -> None:
     """Per-token rewards, advantages and returns of a rollout; whitening spans all processes."""
     for episode in episodes:
         mask = torch.ones(1, len(episode.response_ids), dtype=torch.bool)
         score = torch.tensor([episode.score])
         rows = (episode.old_logprobs[None], episode.ref_logprobs[None])
-        episode.rewards = compute_rewards(*rows, score, mask, kl_coef)[0]
+        episode.rewards = compute_rewards(*rows, score, mask, kl_coef, kl_estimator)[0]
     if whiten_rewards:
         # Without shifting the mean, so that the meaning of "better than nothing" stays (Ziegler).
         over_tokens(episodes, lambda r, v, m: (whiten(r, m, shift_mean=False, reduce=dist.sum),), "rewards")
@@ -87,6 +88,24 @@ def scale_advantages(episodes: Sequence[Episode], dist: Dist, *, whitened: bool)
         episodes, torch.split(flat[0], [len(e.advantages) for e in episodes]), strict=True
     ):
         episode.scaled = part
+
+
+LossMean: TypeAlias = Literal["tokens", "responses", "length"]
+
+
+def weigh(episodes: Sequence[Episode], dist: Dist, mean: LossMean, max_new_tokens: int) -> None:
+    """Set what a token of each episode of a minibatch weighs, so that the losses' token mean becomes `mean`.
+
+    "tokens": every token alike (N+, TRL, OpenRLHF). "responses": the mean over responses of each one's own
+    mean (OpenRLHF's option), where tokens of long answers weigh less. "length": the sum over batch size times
+    `max_new_tokens`, whatever the lengths (Ziegler, AlpacaFarm), so that a batch of short answers moves less.
+    """
+    mine = {"tokens": float(sum(len(e.response_ids) for e in episodes)), "episodes": float(len(episodes))}
+    total = dist.sum_dict(mine)
+    per_response = total["tokens"] / max(total["episodes"], 1.0)
+    for episode in episodes:
+        size = max_new_tokens if mean == "length" else len(episode.response_ids)
+        episode.weight = 1.0 if mean == "tokens" else per_response / size
 
 
 def minibatch_plan(count: int, minibatches: int, seed: Sequence[int]) -> list[list[int]]:
@@ -125,13 +144,16 @@ def ppo_objectives(
     def surrogate(piece: Piece, hidden: Tensor) -> tuple[Tensor, Sums]:
         logprobs, entropy = read_logprobs(policy, hidden, piece, how.temperature, with_entropy=True)
         old, advantages = piece.spread("old_logprobs"), piece.spread("scaled")
-        mask = piece.response_mask
-        return ppo_policy_loss(logprobs, old, advantages, mask, clip_eps=how.clip_eps, entropy=entropy)
+        mask, rows = piece.response_mask, piece.weights()
+        return ppo_policy_loss(
+            logprobs, old, advantages, mask, clip_eps=how.clip_eps, entropy=entropy, weights=rows
+        )
 
     def value_error(piece: Piece, hidden: Tensor) -> tuple[Tensor, Sums]:
         old, returns = piece.spread("values"), piece.spread("returns")
-        mask, eps = piece.response_mask, how.value_clip_eps
-        return ppo_value_loss(value_model.read(hidden), old, returns, mask, value_clip_eps=eps)
+        mask, eps, rows = piece.response_mask, how.value_clip_eps, piece.weights()
+        values = value_model.read(hidden)
+        return ppo_value_loss(values, old, returns, mask, value_clip_eps=eps, weights=rows)
 
     def both(piece: Piece, hidden: Tensor) -> tuple[Tensor, Sums]:
         loss, figures = surrogate(piece, hidden)
@@ -155,7 +177,9 @@ def ppo_objectives(
     ]
 
 
-def rollout_figures(episodes: Sequence[Episode], dist: Dist, *, kl_coef: float) -> Figures:
+def rollout_figures(
+    episodes: Sequence[Episode], dist: Dist, *, kl_coef: float, kl_estimator: Estimator = "k1"
+) -> Figures:
     """What a rollout looked like, before any update; TRL's names where TRL has one. All masked."""
     names = ("n", "tokens", "score", "score2", "scorer", "k1", "k2", "k3", "k1_squared", "entropy", "eos")
     sums = dict.fromkeys(names, 0.0)
@@ -186,8 +210,8 @@ def rollout_figures(episodes: Sequence[Episode], dist: Dist, *, kl_coef: float) 
         "objective/kl_k3": total["k3"] / n,
         "objective/kl_coef": kl_coef,
         "objective/entropy": total["entropy"] / n,
-        "objective/non_score_reward": -kl_coef * total["k1"] / n,
-        "objective/rlhf_reward": mean - kl_coef * total["k1"] / n,
+        "objective/non_score_reward": -kl_coef * total[kl_estimator] / n,
+        "objective/rlhf_reward": mean - kl_coef * total[kl_estimator] / n,
         "objective/scores": mean,
         "objective/scores_std": math.sqrt(max(total["score2"] / n - mean**2, 0.0)),
         "objective/scorer": total["scorer"] / n,

@@ -42,6 +42,7 @@ class Episode:
     advantages: Tensor = field(default_factory=lambda: torch.empty(0))
     scaled: Tensor = field(default_factory=lambda: torch.empty(0))  # advantages as the surrogate uses them
     returns: Tensor = field(default_factory=lambda: torch.empty(0))
+    weight: float = 1.0  # of each of its tokens in an update's losses
 
     @property
     def ids(self) -> list[int]:
@@ -65,6 +66,10 @@ class Piece:
         flat = torch.cat([getattr(episode, name) for episode in self.episodes])
         out = torch.zeros(self.response_mask.shape, dtype=flat.dtype, device=self.response_mask.device)
         return out.masked_scatter(self.response_mask, flat.to(out.device))
+
+    def weights(self) -> Tensor:
+        """The episodes' weights (B, 1)."""
+        return torch.tensor([[e.weight] for e in self.episodes], device=self.input_ids.device)
 
     def keep(self, name: str, values: Tensor) -> None:
         """Store a (B, T) tensor with the episodes, response tokens only."""

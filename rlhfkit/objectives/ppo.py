@@ -87,17 +87,18 @@ def ppo_policy_loss(
     *,
     clip_eps: float = 0.2,
     entropy: Tensor | None = None,  # (B, T), measured only
+    weights: Tensor | None = None,  # (B, 1) of a row's tokens in the loss
 ) -> tuple[Tensor, Metrics]:
-    """Clipped surrogate (Schulman et al., 2017), summed over response tokens.
+    """Clipped surrogate (Schulman et al., 2017), summed over response tokens, each with its row's weight.
 
     Metrics, all over the mask: `policy_loss`, `approxkl` (0.5 * dlogp^2), `approxkl_k3` (rho - 1 - log rho),
-    `clipfrac`, `ratio`, `ratio_max` (a maximum), `entropy` when given.
+    `clipfrac`, `ratio`, `ratio_max` (a maximum), `entropy` when given. Only the loss is weighted.
     """
     log_ratio = torch.where(response_mask, logprobs - old_logprobs, 0.0)
     ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
     advantages = torch.where(response_mask, advantages, 0.0)
     losses = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip_eps, 1 + clip_eps))
-    loss = masked_sum(losses, response_mask)
+    loss = masked_sum(losses if weights is None else losses * weights, response_mask)
     with torch.no_grad():
         metrics = {
             "policy_loss": loss.detach(),
@@ -119,6 +120,7 @@ def ppo_value_loss(
     response_mask: Tensor,  # (B, T) bool
     *,
     value_clip_eps: float | None = None,
+    weights: Tensor | None = None,  # (B, 1) of a row's tokens in the loss
 ) -> tuple[Tensor, Metrics]:
     """0.5 * (V - R)^2 summed over response tokens, or its clipped form (Ziegler: +-0.2).
 
@@ -134,7 +136,7 @@ def ppo_value_loss(
     if value_clip_eps is not None:
         clipped = old_values + (values - old_values).clamp(-value_clip_eps, value_clip_eps)
         worst = torch.maximum(plain, (clipped - returns) ** 2)
-    loss = 0.5 * worst.sum()
+    loss = 0.5 * (worst if weights is None else worst * weights).sum()
     return loss, {
         "value_loss": loss.detach(),
         "value_error": plain.detach().sum(),

@@ -55,6 +55,8 @@ def fill_in_preset(presets: Mapping[str, Any], values: dict[str, Any], sources: 
     if name is None:
         return
     for setting, value in presets[name].settings.items():
+        if setting == "steps" and sources.get("epochs", "default") != "default":
+            continue  # a length was asked for in the other unit
         if sources.get(setting, "default") == "default":
             values[setting], sources[setting] = value, "preset"
 

@@ -61,6 +61,11 @@ class Config(TrainConfig, ReadConfig, ScorerConfig):
         help="Start of the value network (default: the reward model if the reward is one, else the policy); "
         "shared: no network, a head on the policy's trunk.",
     )
+    value_head: Literal["keep", "zero"] = option(
+        "keep",
+        group=MODEL,
+        help="Head of a value network that starts from a reward model: its own, or one that says 0 at first.",
+    )
     batch_size: int = option(
         512, group=TRAINING, minimum=1, metavar="N", help="Prompts (and episodes) an iteration."
     )
@@ -114,6 +119,9 @@ class Config(TrainConfig, ReadConfig, ScorerConfig):
     kl_horizon: float = option(
         10_000.0, group=PPO, above=0, metavar="N", help="Episodes over which it adapts."
     )
+    kl_estimator: Literal["k1", "k2", "k3"] = option(
+        "k1", group=PPO, help="Estimate of the KL that a token is charged for (all three are logged)."
+    )
     minibatches: int = option(
         8, group=PPO, minimum=1, metavar="N", help="Optimizer steps per epoch of a rollout."
     )
@@ -137,6 +145,11 @@ class Config(TrainConfig, ReadConfig, ScorerConfig):
         help="Scale advantages to mean 0 and variance 1 over the rollout or each minibatch.",
     )
     whiten_rewards: bool = option(False, group=PPO, help="Scale per-token rewards to variance 1, mean kept.")
+    loss_mean: Literal["tokens", "responses", "length"] = option(
+        "tokens",
+        group=PPO,
+        help="Average losses over tokens, over responses (each its own mean), or over --max-new-tokens each.",
+    )
     missing_eos_penalty: float | None = option(
         1.0, group=PPO, minimum=0, metavar="P", help="A response without an end scores -P."
     )
@@ -210,7 +223,7 @@ def run(inputs: Source, config: Config) -> dict[str, object]:
     from rlhfkit.models.loading import config_of
 
     if config.preset is not None:
-        context.note(f"preset {config.preset}: {PRESETS[config.preset].describe()}")
+        context.note(f"preset {config.preset}: {PRESETS[config.preset].describe(config)}")
     _check(config)
     setup = engine.prepare(config, config_of(config.model).hidden_size)
     tokenizer = Tokenizer.from_dir(resolve(config.model))

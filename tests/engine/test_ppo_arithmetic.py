@@ -18,6 +18,7 @@ from rlhfkit.engine.ppo import (
     rollout_figures,
     scale_advantages,
     set_advantages,
+    weigh,
 )
 from rlhfkit.engine.rollout import Episode, make_piece, measure, read_logprobs, states
 from rlhfkit.models.config import llama_config
@@ -178,6 +179,82 @@ def test_a_minibatch_counts_its_response_tokens_and_nothing_else(actors: tuple) 
     for objective, want in ((surrogate, want_policy), (critic, want_value)):
         total = sum(make()[0].item() for make in objective.losses)
         assert total == pytest.approx(want, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("mean", ["tokens", "responses", "length"])
+def test_the_mean_of_the_losses_is_the_one_asked_for(actors: tuple, mean: str) -> None:
+    """Lists of single tokens' losses, averaged by the formula of each name; figures stay token means."""
+    policy, _, value = actors
+    everyone = measured(4)
+    for e in everyone:
+        e.scaled, e.returns = torch.randn(len(e.response_ids)), torch.randn(len(e.response_ids))
+    weigh(everyone, Dist(), mean, 9)  # type: ignore[arg-type]
+    policy_rows, value_rows, ratios = [], [], []
+    for e in everyone:
+        piece = make_piece([e], PAD, CPU)
+        now = read_logprobs(policy, states(policy, piece), piece, 1.0)[0][piece.response_mask].tolist()
+        values = value.read(states(value.backbone, piece))[piece.response_mask].tolist()
+        rho = [math.exp(a - b) for a, b in zip(now, e.old_logprobs.tolist(), strict=True)]
+        clipped = [min(max(r, 0.8), 1.2) for r in rho]
+        policy_rows.append([-min(r * a, c * a) for r, c, a in zip(rho, clipped, e.scaled, strict=True)])
+        value_rows.append([0.5 * (v - r) ** 2 for v, r in zip(values, e.returns, strict=True)])
+        ratios += rho
+    how = Losses(temperature=1.0, clip_eps=0.2, value_clip_eps=None, value_coef=1.0)
+    objectives = ppo_objectives(policy, value, [everyone[:4], everyone[4:]], how, pad_id=PAD, device=CPU)
+    for objective, rows in zip(objectives, (policy_rows, value_rows), strict=True):
+        total, tokens = float(sum(map(sum, rows))), sum(map(len, rows))
+        want = {
+            "tokens": total / tokens,
+            "responses": sum(float(sum(row)) / len(row) for row in rows) / len(rows),
+            "length": total / (len(rows) * 9),
+        }[mean]
+        parts = [make() for make in objective.losses]
+        assert sum(loss.item() for loss, _ in parts) / objective.weight == pytest.approx(want, rel=1e-4)
+    ratio = sum(figures["ratio"].item() for _, figures in (make() for make in objectives[0].losses))
+    assert ratio / objectives[0].weight == pytest.approx(sum(ratios) / len(ratios), rel=1e-4)
+
+
+def test_the_mean_over_responses_spans_all_processes() -> None:
+    """Two processes with three responses each: what a token weighs does not depend on who holds it."""
+    six = episodes()
+    weigh(six, Dist(), "responses", 9)
+    whole = [e.weight for e in six]
+
+    class Half(Dist):
+        def sum_dict(self, sums: dict[str, float]) -> dict[str, float]:
+            return {"tokens": float(sum(len(e.response_ids) for e in six)), "episodes": 6.0}
+
+    weigh(six[:3], Half(), "responses", 9)
+    weigh(six[3:], Half(), "responses", 9)
+    assert [e.weight for e in six] == whole
+    assert sum(e.weight * len(e.response_ids) for e in six) == pytest.approx(
+        sum(len(e.response_ids) for e in six)
+    )
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_a_token_is_charged_for_the_estimate_asked_for(estimator: str) -> None:
+    everyone = measured(5)
+    set_advantages(
+        everyone,
+        Dist(),
+        kl_coef=0.3,
+        gamma=1.0,
+        gae_lambda=1.0,
+        whiten_rewards=False,
+        kl_estimator=estimator,  # type: ignore[arg-type]
+    )
+    formula = {"k1": lambda x: x, "k2": lambda x: x * x / 2, "k3": lambda x: math.exp(-x) - 1 + x}[estimator]
+    charged = []
+    for e in everyone:
+        x = [a - b for a, b in zip(e.old_logprobs.tolist(), e.ref_logprobs.tolist(), strict=True)]
+        charged.append(sum(map(formula, x)))
+        assert e.rewards.sum().item() == pytest.approx(e.score - 0.3 * charged[-1], abs=1e-4)
+        e.returns = e.values + 0.1
+    figures = rollout_figures(everyone, Dist(), kl_coef=0.3, kl_estimator=estimator)  # type: ignore[arg-type]
+    assert figures["objective/non_score_reward"] == pytest.approx(
+        -0.3 * sum(charged) / len(charged), abs=1e-5
+    )
 
 
 def test_figures_of_a_rollout_by_hand() -> None:

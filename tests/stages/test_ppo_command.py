@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 import rlhfkit
 from rlhfkit import context
+from rlhfkit.engine.actors import load_actors
+from rlhfkit.engine.setup import prepare
 from rlhfkit.errors import Interrupted, UsageError
-from rlhfkit.stages import ppo
+from rlhfkit.stages import ppo, train_rm
 from tests.conftest import write_jsonl
 
 if TYPE_CHECKING:
@@ -219,6 +222,7 @@ def test_samples_are_logged_with_their_scores(tiny: Tiny, tmp_path: Path) -> Non
     samples = [json.loads(line) for line in (tmp_path / "ppo" / "samples.jsonl").read_text().splitlines()]
     assert [s["step"] for s in samples] == [1, 1, 2, 2, 4, 4]
     assert all(s["score"] == len(s["completion"]) for s in samples)
+    assert all(s["paid"] == (s["score"] if s["finish_reason"] == "stop" else -1) for s in samples)
     assert all(s["finish_reason"] == "stop" for s in samples if s["num_tokens"] < 8)
     prompts = {json.loads(line)["prompt"] for line in tiny.prompts.read_text().splitlines()}
     assert {s["prompt"] for s in samples} <= prompts
@@ -237,6 +241,22 @@ def test_a_scorer_is_asked_with_id_prompt_and_completion(tiny: Tiny, tmp_path: P
     assert all(a["prompt"] == prompts[a["id"]] for a in asked[:24])
     assert all(a["id"] == f"the {a['prompt']}" for a in asked[24:])
     assert not any("<|" in a["completion"] for a in asked)
+
+
+@pytest.mark.parametrize("head", ["keep", "zero"])
+def test_a_value_network_keeps_the_reward_models_head_or_says_nothing_at_first(
+    tiny: Tiny, tmp_path: Path, head: str
+) -> None:
+    """N+ keep the head; AlpacaFarm sets it to 0, and then nothing of a centred model's shift is left, either."""
+    reward = tmp_path / "rm"
+    centred = train_rm.Config(
+        model=str(tiny.rm), output=str(reward), steps=1, lr=0.0, center_on=str(tiny.demos)
+    )
+    train_rm.run([str(tiny.rankings)], centred)
+    config = ppo.Config(model=str(tiny.sft), output="-", reward=str(reward), value_head=head)
+    value = load_actors(config, prepare(config)).value_model
+    scores = value.token_scores(torch.tensor([[5, 6, 7]]))
+    assert scores.any() == (head == "keep")
 
 
 def test_a_stop_does_not_wait_for_a_scorer_and_costs_no_bit(tiny: Tiny, tmp_path: Path) -> None:
