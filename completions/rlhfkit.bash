@@ -53,12 +53,12 @@ _rlhfkit() {
             esac
             ;;
         sft)
-            flags='-q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --dtype --device --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run -m --model --loss-on --packing --no-packing --config -h --help'
+            flags='-q --quiet --debug --map --on-bad-line --rejects --limit --max-line-bytes -o --output --force --steps --epochs --batch-size --micro-batch-size --lr --lr-schedule --warmup --weight-decay --grad-clip --max-seq-len --dtype --device --compile --no-compile --seed --save-every --keep --resume --no-resume --eval --eval-every --log-every --dry-run -m --model --loss-on --packing --no-packing --mix --mix-fraction --save-epochs --config -h --help'
             kind=files choices=''
             case $previous in
-                --map | --limit | --max-line-bytes | --steps | --epochs | --batch-size | --micro-batch-size | --lr | --warmup | --weight-decay | --grad-clip | --max-seq-len | --seed | --save-every | --keep | --eval-every | --log-every) value=none ;;
+                --map | --limit | --max-line-bytes | --steps | --epochs | --batch-size | --micro-batch-size | --lr | --warmup | --weight-decay | --grad-clip | --max-seq-len | --seed | --save-every | --keep | --eval-every | --log-every | --mix-fraction) value=none ;;
                 --on-bad-line) value=words choices='stop skip' ;;
-                --rejects | --eval | --config) value=files ;;
+                --rejects | --eval | --mix | --config) value=files ;;
                 -o | --output | -m | --model) value=directories ;;
                 --lr-schedule) value=words choices='cosine linear constant' ;;
                 --dtype) value=words choices='auto float32 bfloat16' ;;

@@ -131,6 +131,9 @@ complete -c rlhfkit -n '__fish_seen_subcommand_from sft' -s m -l model -x -a '(_
 complete -c rlhfkit -n '__fish_seen_subcommand_from sft' -l loss-on -x -a 'completion all' -d 'Train on completions only, or on prompts as well'
 complete -c rlhfkit -n '__fish_seen_subcommand_from sft' -l packing -d 'Join sequences into full rows (attention stays within each); the loss is the same'
 complete -c rlhfkit -n '__fish_seen_subcommand_from sft' -l no-packing -d 'Not: Join sequences into full rows (attention stays within each); the loss is the same'
+complete -c rlhfkit -n '__fish_seen_subcommand_from sft' -l mix -r -F -d 'Token shards of pretraining text to train on as well'
+complete -c rlhfkit -n '__fish_seen_subcommand_from sft' -l mix-fraction -x -d 'Share of --mix: its mean loss counts F, the demonstrations\' 1 - F, and F of a step\'s sequences are its windows'
+complete -c rlhfkit -n '__fish_seen_subcommand_from sft' -l save-epochs -d 'Keep the model of every epoch, in epochs/epoch-N'
 complete -c rlhfkit -n '__fish_seen_subcommand_from sft' -l config -r -F -d 'Read settings from this TOML file: a table per command, [sft] lr = 1e-5'
 complete -c rlhfkit -n '__fish_seen_subcommand_from sample' -F
 complete -c rlhfkit -n '__fish_seen_subcommand_from sample' -s q -l quiet -d 'Say nothing but errors on standard error'

@@ -42,6 +42,7 @@ ITERATION, T_SHARED = "engine/iteration.py", "engine/test_shared_value.py"
 T_STEP = "engine/test_ppo_arithmetic.py"
 SCALE, T_SCALE = "engine/reward_scale.py", "engine/test_reward_scale.py"
 T_COMMAND = "stages/test_ppo_command.py"
+SFT, T_SFT = "stages/sft.py", "stages/test_sft.py"
 CENTER, T_RM = "engine/centering.py", "stages/test_train_rm.py"
 
 MUTANTS = [
@@ -100,6 +101,11 @@ MUTANTS = [
     Mutant("centring: unbiased variance", CENTER, "float(scores.std())", "float(scores.std(ddof=1))", T_RM),
     Mutant("centring: the saved weights keep their scale", CENTER, "in (model.score.weight, master) if w is not None", "in (model.score.weight,)", T_RM),
     Mutant("centring: an offset that stood before counts", CENTER, "    model.score_offset = 0.0\n", "", T_RM),
+    # pretraining text in fine-tuning
+    Mutant("mix: demonstrations keep their whole weight", SFT, "share = 1 - config.mix_fraction if mix else 1.0", "share = 1.0", T_SFT),
+    Mutant("mix: the same windows in every step", SFT, "mine = [index * count + i for", "mine = [i for", T_SFT),
+    Mutant("mix: fraction of the demonstrations", SFT, "config.batch_size * config.mix_fraction / (1 - config.mix_fraction)", "config.batch_size * config.mix_fraction", T_SFT),
+    Mutant("epochs: the one before the end is called like it", SFT, "epoch = -(-done // len(examples))", "epoch = (done // len(examples))", T_SFT),
     # sampling
     Mutant("draw: temperature multiplies", DRAW, "logits / sampling.temperature", "logits * sampling.temperature", T_DRAW),
     Mutant("draw: top_p drops the boundary token", DRAW, "before = ranked.cumsum(-1, dtype=torch.float64) - ranked", "before = ranked.cumsum(-1, dtype=torch.float64)", T_DRAW),

@@ -8,7 +8,7 @@ epoch, so that a token is not always seen at the same place.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +100,11 @@ class WindowOrder:
 
     def __getitem__(self, position: int) -> np.ndarray:
         return self.windows.window(self._order[position], [self.seed, position // len(self.windows)])
+
+
+def window_batches(
+    order: WindowOrder, positions: Sequence[int], rows: int, device: torch.device
+) -> list[Callable[[], Batch]]:
+    """The windows at these positions in micro-batches of `rows`, each built when it is called."""
+    parts = [positions[i : i + rows] for i in range(0, len(positions), rows)]
+    return [lambda part=part: window_batch([order[p] for p in part], device) for part in parts]  # type: ignore[misc]

@@ -221,6 +221,23 @@ class Run:
                 signum, f"stopped by signal {signum} after step {step}; the same command continues"
             )
 
+    def keep_model(self, name: str, write: Callable[[Path], None]) -> None:
+        """Put a model of this moment into the directory `name`, whole or not at all; `write` as in `finish`.
+
+        One that stands there already is of the same step of this run and stays.
+        """
+        target = self.path / name
+        if not self.dist.is_main or target.exists():
+            return
+        aside = self.checkpoints / "kept"  # what a kill leaves here goes with the checkpoints
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        write(aside)
+        self._flush(aside)
+        target.parent.mkdir(exist_ok=True)
+        os.rename(aside, target)
+        fsync_directory(target.parent)
+
     # -- end -------------------------------------------------------------------------------------------
 
     def finish(self, write: Callable[[Path], None], summary: Mapping[str, object]) -> dict[str, object]:

@@ -29,7 +29,10 @@ def commands(tiny: Tiny, out: Path) -> dict[str, list[str]]:
             *["pretrain", str(tiny.shard), "--tokenizer", str(tiny.base), "--layers", "2", "--hidden", "32"],
             *["--heads", "2", "--context", "16", "--batch-size", "16", "--steps", "40", *common],
         ],
-        "sft": ["sft", str(tiny.demos), "-m", str(tiny.base), "--steps", "40", "--lr", "1e-3", *common],
+        "sft": [
+            *["sft", str(tiny.demos), "-m", str(tiny.base), "--steps", "40", "--lr", "1e-3"],
+            *["--mix", str(tiny.shard), "--save-epochs", *common],
+        ],
         "train-rm": [
             *["train-rm", str(tiny.rankings), "-m", str(tiny.sft), "--batch-size", "16", "--steps", "30"],
             *["--eval", str(tiny.rankings), "--eval-every", "10", *common],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 import rlhfkit
 from rlhfkit import context
@@ -18,7 +19,8 @@ from rlhfkit.data.batching import Example, collate, collate_packed
 from rlhfkit.data.examples import demonstration_examples, marked_pieces
 from rlhfkit.data.records import Demonstration, read_records
 from rlhfkit.data.tokenizer import Tokenizer
-from rlhfkit.errors import DataError
+from rlhfkit.engine.optim import AdamW
+from rlhfkit.errors import DataError, InputMissing
 from rlhfkit.stages import sft
 
 if TYPE_CHECKING:
@@ -189,3 +191,94 @@ def test_limit_is_for_the_demonstrations_not_for_the_held_out_ones(tiny: Tiny, t
         return float(str(sft.run([str(tiny.demos)], config)["eval/loss"]))
 
     assert held_out_loss("some", 4) == held_out_loss("all", None)
+
+
+def test_the_gradient_of_mixed_text_counts_its_fraction(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(1 - F) times the gradient without --mix, plus F times that of the mean loss of some windows."""
+    from rlhfkit.data.windows import WindowOrder, Windows, open_shards
+
+    seen: list[dict[str, torch.Tensor]] = []
+    take_step = AdamW.step
+
+    def watched(self: AdamW, lr: float) -> None:
+        seen.append({name: p.grad.clone() for name, p in self.masters.items() if p.grad is not None})
+        take_step(self, lr)
+
+    monkeypatch.setattr(AdamW, "step", watched)
+    common = {"grad_clip": 0.0, "max_seq_len": 24, "seed": 3}
+    fine_tune(tiny, [str(tiny.demos)], tmp_path / "plain", **common)
+    mix = {"mix": (str(tiny.shard),), "mix_fraction": 0.3}
+    summary = fine_tune(tiny, [str(tiny.demos)], tmp_path / "mixed", **common, **mix)
+
+    model = rlhfkit.load_model(tiny.base)
+    order = WindowOrder(Windows(open_shards([tiny.shard], Tokenizer.from_dir(tiny.base).digest), 23), 3)
+    rows = torch.stack([torch.from_numpy(order[i].copy()) for i in range(3)])  # 8 * 0.3 / 0.7 = 3.4
+    loss = F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
+    loss.backward()
+    assert summary["loss/mix"] == pytest.approx(loss.item(), rel=1e-5)
+    plain, mixed = seen
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(
+            mixed[name], 0.7 * plain[name] + 0.3 * parameter.grad, atol=1e-6, rtol=1e-4
+        )
+
+
+def test_every_step_mixes_in_the_next_windows(tiny: Tiny, tmp_path: Path) -> None:
+    from rlhfkit.data.windows import WindowOrder, Windows, open_shards
+
+    mix = {"mix": (str(tiny.shard),), "mix_fraction": 0.3, "max_seq_len": 24, "seed": 3}
+    summary = fine_tune(tiny, [str(tiny.demos)], tmp_path / "out", steps=3, **mix)
+    order = WindowOrder(Windows(open_shards([tiny.shard], Tokenizer.from_dir(tiny.base).digest), 23), 3)
+    rows = torch.stack([torch.from_numpy(order[i].copy()) for i in range(6, 9)])
+    logits = rlhfkit.load_model(tiny.base)(rows[:, :-1]).flatten(0, 1)
+    assert summary["loss/mix"] == pytest.approx(
+        F.cross_entropy(logits, rows[:, 1:].flatten()).item(), rel=1e-5
+    )
+
+
+def test_mixed_text_keeps_what_pretraining_taught(tiny: Tiny, tmp_path: Path) -> None:
+    from rlhfkit.stages import pretrain
+
+    losses = {}
+    for name, settings in {"plain": {}, "mixed": {"mix": (str(tiny.shard),), "mix_fraction": 0.3}}.items():
+        out = tmp_path / name
+        fine_tune(tiny, [str(tiny.demos)], out, steps=30, lr=3e-3, batch_size=16, **settings)
+        config = pretrain.Config(
+            tokenizer=str(out),
+            model=str(out),
+            output=str(tmp_path / f"{name}-measured"),
+            steps=1,
+            lr=0.0,
+            eval=str(tiny.shard),
+        )
+        losses[name] = pretrain.run([str(tiny.shard)], config)["eval/loss"]
+    assert losses["mixed"] < losses["plain"] - 0.3  # type: ignore[operator]
+
+
+def test_the_model_of_every_epoch_is_kept_and_is_the_one_of_a_run_that_ends_there(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    """120 demonstrations in batches of 50: epochs end inside batches. With --force no old epoch stays."""
+    common = {"batch_size": 50, "lr": 1e-3, "lr_schedule": "constant", "save_epochs": True}
+    fine_tune(tiny, [str(tiny.demos)], tmp_path / "out", steps=6, **common)
+    epochs = tmp_path / "out" / "epochs"
+    assert sorted(p.name for p in epochs.iterdir()) == ["epoch-1", "epoch-2", "epoch-3"]
+    for steps, name in ((3, "epoch-1"), (5, "epoch-2")):
+        fine_tune(tiny, [str(tiny.demos)], tmp_path / name, steps=steps, **common)
+        kept = load_file(epochs / name / "model.safetensors")
+        assert all(
+            torch.equal(v, kept[k]) for k, v in load_file(tmp_path / name / "model.safetensors").items()
+        )
+    last = (epochs / "epoch-3" / "model.safetensors").read_bytes()
+    assert last == (tmp_path / "out" / "model.safetensors").read_bytes()
+    rlhfkit.load_tokenizer(epochs / "epoch-1")
+    fine_tune(tiny, [str(tiny.demos)], tmp_path / "out", steps=2, force=True, **common)
+    assert [p.name for p in epochs.iterdir()] == ["epoch-1"]
+
+
+def test_mixing_what_another_tokenizer_made_is_refused_before_training(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(InputMissing):
+        fine_tune(tiny, [str(tiny.demos)], tmp_path / "out", mix=(str(tmp_path / "none.safetensors"),))
+    assert not (tmp_path / "out").exists()
