@@ -43,6 +43,7 @@ T_STEP = "engine/test_ppo_arithmetic.py"
 SCALE, T_SCALE = "engine/reward_scale.py", "engine/test_reward_scale.py"
 T_COMMAND = "stages/test_ppo_command.py"
 SFT, T_SFT = "stages/sft.py", "stages/test_sft.py"
+T_TRAINING = "engine/test_training.py"
 CENTER, T_RM = "engine/centering.py", "stages/test_train_rm.py"
 
 MUTANTS = [
@@ -153,6 +154,8 @@ MUTANTS = [
     Mutant("stop: waits for the program", "scorers/command.py", "                leave_if_asked()\n", "", T_COMMAND),
     Mutant("stop: the step that was left counts as done", "engine/loop.py", "run.stop_if_asked(index, full_snapshot)", "run.stop_if_asked(index + 1, full_snapshot)", T_COMMAND),
     Mutant("resume: the running moments start anew", "engine/iteration.py", "**self.run.state[\"reward_scale\"]", "**{}", T_COMMAND),
+    Mutant("ptx: not in the step", "engine/iteration.py", "objectives.append(self._ptx_objective(self.ptx))", "self._ptx_objective(self.ptx)", T_TRAINING),
+    Mutant("ptx: without its coefficient", "engine/iteration.py", "\"ptx\", config.ptx_coef)", "\"ptx\", 1.0)", T_TRAINING),
     Mutant("batch: masks one token late", "data/batching.py", "torch.from_numpy(ids).to(device),\n        torch.from_numpy(real).to(device),\n        torch.from_numpy(counts[:, 1:]", "torch.from_numpy(ids).to(device),\n        torch.from_numpy(real).to(device),\n        torch.from_numpy(counts[:, :-1]", "engine/test_alignment.py"),
     Mutant("generate: shapes depend on neighbours", GENERATE, "KEY_WIDTH = 64", "KEY_WIDTH = 1", T_GENERATE),
 ]  # fmt: skip

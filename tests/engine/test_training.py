@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
+import rlhfkit
 from rlhfkit import context
+from rlhfkit.data.tokenizer import Tokenizer
+from rlhfkit.data.windows import WindowOrder, Windows, open_shards
+from rlhfkit.engine.optim import AdamW
 from rlhfkit.errors import CannotCreate, DataError, Interrupted, RlhfkitError
 from rlhfkit.stages import ppo, pretrain, sft, train_rm
 
@@ -196,7 +201,7 @@ def test_first_ppo_iteration_is_on_policy_to_the_bit(tiny: Tiny, tmp_path: Path)
     )
     ppo.run([str(tiny.prompts)], config)
     first, second = metrics(tmp_path / "ppo")
-    assert first["objective/kl"] == first["objective/kl_k3"] == 0.0
+    assert first["objective/kl"] == first["objective/kl_k2"] == first["objective/kl_k3"] == 0.0
     assert first["policy/ratio_first"] == first["policy/ratio_max_first"] == 1.0
     assert first["policy/approxkl_first"] == 0.0
     assert second["policy/ratio_max_first"] == 1.0
@@ -218,7 +223,64 @@ def test_ppo_without_learning_rate_stays_put_in_every_epoch(tiny: Tiny, tmp_path
     ppo.run([str(tiny.prompts)], config)
     before, after = weights(tiny.sft), weights(tmp_path / "ppo")
     assert all(torch.equal(before[k], after[k]) for k in before)
-    assert all(m["policy/ratio_max"] == pytest.approx(1.0, abs=1e-5) for m in metrics(tmp_path / "ppo"))
+    for line in metrics(tmp_path / "ppo"):
+        assert line["policy/ratio_max"] == pytest.approx(1.0, abs=1e-6)
+        assert line["val/ratio"] == pytest.approx(1.0, abs=1e-6)
+        assert line["policy/clipfrac_avg"] == 0.0
+
+
+def ppo_of(tiny: Tiny, out: Path, **settings: Any) -> None:
+    settings = {
+        "steps": 1,
+        "batch_size": 12,
+        "minibatches": 1,
+        "max_new_tokens": 10,
+        "lr": 1e-3,
+        "warmup": 0,
+        **settings,
+    }
+    config = ppo.Config(model=str(tiny.sft), reward=str(tiny.rm), output=str(out), **settings)
+    ppo.run([str(tiny.prompts)], config)
+
+
+@pytest.mark.parametrize("loss_mean", ["tokens", "responses", "length"])
+def test_micro_batches_change_no_policy(tiny: Tiny, tmp_path: Path, loss_mean: str) -> None:
+    for name, rows in (("whole", None), ("cut", 5)):
+        ppo_of(tiny, tmp_path / name, micro_batch_size=rows, minibatches=2, loss_mean=loss_mean)
+    assert_close(tmp_path / "whole", tmp_path / "cut", 5e-6)
+    assert_close(tmp_path / "whole" / "value", tmp_path / "cut" / "value", 5e-6)
+
+
+def test_the_pretraining_loss_joins_the_gradient_of_one_step(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With coefficient 0 it is plain PPO to the bit; with G the gradient has G times that of the windows."""
+    seen: list[dict[str, torch.Tensor]] = []
+    take_step = AdamW.step
+
+    def watched(self: AdamW, lr: float) -> None:
+        seen.append({name: p.grad.clone() for name, p in self.masters.items() if p.grad is not None})
+        take_step(self, lr)
+
+    monkeypatch.setattr(AdamW, "step", watched)
+    monkeypatch.setattr(ppo, "_check", lambda config: None)  # which calls a coefficient of 0 a mistake
+    common = {"grad_clip": 0.0, "max_seq_len": 24, "seed": 3}
+    ppo_of(tiny, tmp_path / "plain", **common)
+    for name, coef in (("zero", 0.0), ("some", 0.7)):
+        ptx = {"ptx": (str(tiny.shard),), "ptx_coef": coef, "ptx_batch_size": 4}
+        ppo_of(tiny, tmp_path / name, **common, **ptx)
+    plain, zero = weights(tmp_path / "plain"), weights(tmp_path / "zero")
+    assert all(torch.equal(plain[k], zero[k]) for k in plain)
+
+    assert len(seen) == 6  # one step of the policy and one of the value network each time
+    without, _, _, _, with_ptx, _ = seen
+    model = rlhfkit.load_model(tiny.sft)
+    order = WindowOrder(Windows(open_shards([tiny.shard], Tokenizer.from_dir(tiny.sft).digest), 24), 3)
+    rows = torch.stack([torch.from_numpy(order[i].copy()) for i in range(4)])
+    F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()).backward()
+    for name, parameter in model.named_parameters():
+        expected = without[name] + 0.7 * parameter.grad
+        torch.testing.assert_close(with_ptx[name], expected, atol=1e-6, rtol=1e-4)
 
 
 def test_ptx_of_weight_zero_is_refused_and_of_some_weight_lowers_its_loss(tiny: Tiny, tmp_path: Path) -> None:
