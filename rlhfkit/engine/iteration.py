@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,6 +50,7 @@ UPDATE_FIGURES = {
     "value_loss": "loss/value_avg",
     "loss/ptx": "loss/ptx_avg",
     "approxkl": "policy/approxkl_avg",
+    "approxkl_k3": "policy/approxkl_k3_avg",
     "clipfrac": "policy/clipfrac_avg",
     "entropy": "policy/entropy_avg",
     "ratio": "val/ratio",
@@ -212,25 +214,25 @@ class Iteration:
         peak = config.lr if config.value_lr is None else config.value_lr
         value_rate = learning_rate(index, self.total, peak=peak, **schedule)  # type: ignore[arg-type]
         seen: list[Figures] = []
-        for epoch in plans:
-            for minibatch in epoch:
-                members = [e for group in minibatch for e in group]
-                if config.whiten == "minibatch":
-                    scale_advantages(members, self.setup.dist, whitened=True)
-                weigh(members, self.setup.dist, config.loss_mean, config.max_new_tokens)
-                seen.append(
-                    optimize(
-                        self._objectives(minibatch),
-                        [(self.policy_optimizer, rate), (self.value_optimizer, value_rate)],
-                        self.setup.dist,
-                        grad_clip=config.grad_clip,
-                        clip_together=self.actors.shared,
-                    )
+        for minibatch in chain.from_iterable(plans):
+            members = [e for group in minibatch for e in group]
+            if config.whiten == "minibatch":
+                scale_advantages(members, self.setup.dist, whitened=True)
+            weigh(members, self.setup.dist, config.loss_mean, config.max_new_tokens)
+            seen.append(
+                optimize(
+                    self._objectives(minibatch),
+                    [(self.policy_optimizer, rate), (self.value_optimizer, value_rate)],
+                    self.setup.dist,
+                    grad_clip=config.grad_clip,
+                    clip_together=self.actors.shared,
                 )
-                self.updates += 1
-                for average in (self.average, self.head_average):
-                    if average:
-                        average.update()
+            )
+            self.updates += 1
+            for average in (self.average, self.head_average):
+                if average:
+                    average.update()
+            # After every update, not every epoch: InstructGPT's rollouts have one epoch.
             if config.stop_kl is not None and seen[-1]["approxkl"] > config.stop_kl:
                 break
         out = {

@@ -60,7 +60,7 @@ class Preset:
         """One line for a person: what the source says, what was filled in, and what `config` says instead."""
 
         def listed(cells: Mapping[str, object]) -> str:
-            return ", ".join(f"{name} {_shown(value)}" for name, value in cells.items())
+            return ", ".join(f"{name} {shown(value)}" for name, value in cells.items())
 
         text = f"{self.source}: {listed(self.stated)}"
         text += f"; not stated there, ours: {listed(self.ours)}" if self.ours else ""
@@ -71,7 +71,8 @@ class Preset:
         return text
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A setting's value as a person writes it."""
     if isinstance(value, bool) or value is None:
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -216,6 +216,44 @@ def test_the_coefficient_follows_the_target(tiny: Tiny, tmp_path: Path) -> None:
     assert coefs[-1] > min(coefs)
 
 
+def test_a_rollout_is_left_once_its_updates_have_gone_too_far(tiny: Tiny, tmp_path: Path) -> None:
+    """The first update starts on policy, so its KL is 0; the second sees what a large rate has done."""
+    common = {"steps": 1, "lr": 1e-2, "minibatches": 4, "ppo_epochs": 2}
+    (left,) = optimise(tiny, tmp_path / "left", stop_kl=1e-6, **common)
+    (stayed,) = optimise(tiny, tmp_path / "stayed", stop_kl=1e6, **common)
+    assert (left["policy/updates"], stayed["policy/updates"]) == (2, 8)
+    assert left["policy/approxkl_avg"] * 2 > 1e-6
+
+
+def test_metrics_have_the_names_that_are_promised(tiny: Tiny, tmp_path: Path) -> None:
+    """TRL's where it has one; every figure is a finite number."""
+    first, *_, last = optimise(tiny, tmp_path / "ppo", kl_coef=0.1)
+    promised = {
+        *("step", "time", "episode", "lr", "tokens_per_second"),
+        *("objective/kl", "objective/entropy", "objective/non_score_reward", "objective/rlhf_reward"),
+        *("objective/scores", "policy/approxkl_avg", "policy/clipfrac_avg", "policy/entropy_avg"),
+        *("loss/policy_avg", "loss/value_avg", "val/clipfrac_avg", "val/ratio", "val/ratio_var"),
+        *(
+            "val/num_eos_tokens",
+            "objective/kl_coef",
+            "objective/kl_k2",
+            "objective/kl_k3",
+            "objective/scorer",
+        ),
+        *("policy/approxkl_k3_avg", "policy/ratio_max", "policy/grad_norm", "val/grad_norm"),
+        *("val/explained_variance", "response/length", "response/eos_rate", "response/truncated"),
+        *("time/rollout", "time/scoring", "time/logprobs", "time/update"),
+    }
+    for line in (first, last):
+        assert promised <= line.keys()
+        assert all(isinstance(value, int | float) for value in line.values())
+    assert last["response/eos_rate"] + last["response/truncated"] == pytest.approx(1)
+    assert last["response/eos_rate"] * 24 == last["val/num_eos_tokens"]
+    reward = last["objective/scores"] - 0.1 * last["objective/kl"]
+    assert last["objective/rlhf_reward"] == pytest.approx(reward, abs=1e-6)
+    assert first["policy/approxkl_k3_avg"] > 0
+
+
 def test_samples_are_logged_with_their_scores(tiny: Tiny, tmp_path: Path) -> None:
     reward = program(tmp_path, "length", "score = len(r['completion'])")
     optimise(tiny, tmp_path / "ppo", reward=reward, log_samples=2, log_every=2, steps=4)
