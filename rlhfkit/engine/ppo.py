@@ -144,16 +144,16 @@ def ppo_objectives(
     def surrogate(piece: Piece, hidden: Tensor) -> tuple[Tensor, Sums]:
         logprobs, entropy = read_logprobs(policy, hidden, piece, how.temperature, with_entropy=True)
         old, advantages = piece.spread("old_logprobs"), piece.spread("scaled")
-        mask, rows = piece.response_mask, piece.weights()
+        mask, weights = piece.response_mask, piece.spread("weights")
         return ppo_policy_loss(
-            logprobs, old, advantages, mask, clip_eps=how.clip_eps, entropy=entropy, weights=rows
+            logprobs, old, advantages, mask, clip_eps=how.clip_eps, entropy=entropy, weights=weights
         )
 
     def value_error(piece: Piece, hidden: Tensor) -> tuple[Tensor, Sums]:
         old, returns = piece.spread("values"), piece.spread("returns")
-        mask, eps, rows = piece.response_mask, how.value_clip_eps, piece.weights()
+        mask, weights, eps = piece.response_mask, piece.spread("weights"), how.value_clip_eps
         values = value_model.read(hidden)
-        return ppo_value_loss(values, old, returns, mask, value_clip_eps=eps, weights=rows)
+        return ppo_value_loss(values, old, returns, mask, value_clip_eps=eps, weights=weights)
 
     def both(piece: Piece, hidden: Tensor) -> tuple[Tensor, Sums]:
         loss, figures = surrogate(piece, hidden)

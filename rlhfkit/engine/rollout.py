@@ -45,6 +45,11 @@ class Episode:
     weight: float = 1.0  # of each of its tokens in an update's losses
 
     @property
+    def weights(self) -> Tensor:
+        """The weight of every response token (R,)."""
+        return torch.full((len(self.response_ids),), self.weight)
+
+    @property
     def ids(self) -> list[int]:
         """Prompt and response."""
         return self.prompt_ids + self.response_ids
@@ -66,10 +71,6 @@ class Piece:
         flat = torch.cat([getattr(episode, name) for episode in self.episodes])
         out = torch.zeros(self.response_mask.shape, dtype=flat.dtype, device=self.response_mask.device)
         return out.masked_scatter(self.response_mask, flat.to(out.device))
-
-    def weights(self) -> Tensor:
-        """The episodes' weights (B, 1)."""
-        return torch.tensor([[e.weight] for e in self.episodes], device=self.input_ids.device)
 
     def keep(self, name: str, values: Tensor) -> None:
         """Store a (B, T) tensor with the episodes, response tokens only."""

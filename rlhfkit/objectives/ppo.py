@@ -87,9 +87,9 @@ def ppo_policy_loss(
     *,
     clip_eps: float = 0.2,
     entropy: Tensor | None = None,  # (B, T), measured only
-    weights: Tensor | None = None,  # (B, 1) of a row's tokens in the loss
+    weights: Tensor | None = None,  # (B, T) of tokens in the loss
 ) -> tuple[Tensor, Metrics]:
-    """Clipped surrogate (Schulman et al., 2017), summed over response tokens, each with its row's weight.
+    """Clipped surrogate (Schulman et al., 2017), summed over response tokens, each with its weight.
 
     Metrics, all over the mask: `policy_loss`, `approxkl` (0.5 * dlogp^2), `approxkl_k3` (rho - 1 - log rho),
     `clipfrac`, `ratio`, `ratio_max` (a maximum), `entropy` when given. Only the loss is weighted.
@@ -120,7 +120,7 @@ def ppo_value_loss(
     response_mask: Tensor,  # (B, T) bool
     *,
     value_clip_eps: float | None = None,
-    weights: Tensor | None = None,  # (B, 1) of a row's tokens in the loss
+    weights: Tensor | None = None,  # (B, T) of tokens in the loss
 ) -> tuple[Tensor, Metrics]:
     """0.5 * (V - R)^2 summed over response tokens, or its clipped form (Ziegler: +-0.2).
 
