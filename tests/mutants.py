@@ -111,7 +111,7 @@ MUTANTS = [
     Mutant("draw: temperature multiplies", DRAW, "logits / sampling.temperature", "logits * sampling.temperature", T_DRAW),
     Mutant("draw: top_p drops the boundary token", DRAW, "before = ranked.cumsum(-1, dtype=torch.float64) - ranked", "before = ranked.cumsum(-1, dtype=torch.float64)", T_DRAW),
     Mutant("draw: top_p of a mass that top_k cut", DRAW, "sampling.top_p * ranked.sum(-1, keepdim=True)", "sampling.top_p", T_DRAW),
-    Mutant("draw: impossible tokens at u = 0", DRAW, "right=True)", "right=False)", T_DRAW),
+    Mutant("draw: impossible tokens at u = 0", DRAW, "last * BELOW_ONE), right=True)", "last * BELOW_ONE), right=False)", T_DRAW),
     Mutant("draw: arithmetic shift", DRAW, "(x >> bits) & ((1 << (64 - bits)) - 1)", "x >> bits", T_DRAW),
     Mutant("generate: every token of a row gets the same number", GENERATE, "steps = [len(row.out.ids) for row in group.rows]", "steps = [0 for row in group.rows]", T_GENERATE),
     Mutant("generate: goes on after the end", GENERATE, "if out.ids[-1] in job.sampling.eos_ids or", "if", T_GENERATE),
