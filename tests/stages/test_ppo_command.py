@@ -292,7 +292,7 @@ def test_a_value_network_keeps_the_reward_models_head_or_says_nothing_at_first(
     )
     train_rm.run([str(tiny.rankings)], centred)
     config = ppo.Config(model=str(tiny.sft), output="-", reward=str(reward), value_head=head)
-    value = load_actors(config, prepare(config)).value_model
+    value = load_actors(config, prepare(config, 32)).value_model
     scores = value.token_scores(torch.tensor([[5, 6, 7]]))
     assert scores.any() == (head == "keep")
 
