@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.results_place import DEMO, GOLD, RLHFKIT, SAMPLE, Result, final_kl, project
+from benchmarks.results_place import DEMO, GOLD, RLHFKIT, SAMPLE, Place, Result, final_kl, project
 
 #: seeds of the demo in which `make round2` is run as well
 SECOND_ROUNDS = (2,)
+#: seeds of the demo with two rounds of few rankings
+FEW_SEEDS = (1, 2)
 #: reward models of a million parameters: one epoch
 BIG_RM = ("--epochs", 1, "--batch-size", 16, "--lr", 5e-4, "--seed", 1)
 
@@ -77,7 +79,10 @@ def second_round(out: Path, seed: int) -> Result:
 
 def few_rounds(out: Path) -> Result:
     """Two rounds of 500 rankings each, and as many rankings of the fine-tuned model's answers alone."""
-    place = project(out, 1)
+    return {"rows": [row for seed in FEW_SEEDS for row in _few_rounds(project(out, seed), seed)]}
+
+
+def _few_rounds(place: Place, seed: int) -> list[Result]:
     base = "run/more/few"
     directory = place.directory / base
     directory.mkdir(parents=True, exist_ok=True)
@@ -97,10 +102,10 @@ def few_rounds(out: Path) -> Result:
         files = (f"{base}/{file}.jsonl" for file in rankings)
         place.make(f"{base}/rm{name}", "train-rm", *files, *judge, *check)
         run = place.ppo(f"{base}/ppo{name}", *DEMO, reward=f"{base}/rm{name}")
-        first = place.duel(run, f"{base}/ppo1") if name != "1" else None
+        first, kl = place.duel(run, f"{base}/ppo1") if name != "1" else None, final_kl(place, run)
         result = {k: place.read(f"{base}/rm{name}/eval.json")[k] for k in ("accuracy", "accuracy_se")}
-        kl = final_kl(place, run)
-        rows.append({"run": words, **result, "kl": kl, "over_sft": place.duel(run), "over_round_1": first})
+        over = {"over_sft": place.duel(run), "over_round_1": first}
+        rows.append({"seed": seed, "round": name, "labels": words, **result, "kl": kl, **over})
 
     learn("1", "500 of SFT's answers: round 1", "first")
     learn("c", "1,000 of SFT's answers", "control")
@@ -108,7 +113,8 @@ def few_rounds(out: Path) -> Result:
     place.make(samples, "sample", f"{base}/prompts2.jsonl", "-m", f"{base}/ppo1", "-n", 6, *SAMPLE)
     place.make(f"{base}/second.jsonl", "rank", samples, "--by", GOLD, "--noise", 0.5, "--seed", 2)
     learn("2", "500 of SFT's and 500 of round 1's: round 2", "first", "second")
-    return {"seed": 1, "rows": rows}
+    rows[-1]["over_control"] = place.duel(f"{base}/ppo2", f"{base}/ppoc")
+    return rows
 
 
 def pair_accuracy(truth: list[Result], learnt: list[Result]) -> float:
