@@ -131,7 +131,7 @@ def rm_ladder(out: Path) -> Result:
 
 
 #: coefficient and iterations
-PTX = (("0.1", 50), ("0.3", 50), ("1", 50), ("0.2", 100))
+PTX = (("0.1", 50), ("0.3", 50), ("1", 50), ("0.2", 100), ("0.15", 200))
 
 
 def ptx(out: Path) -> Result:
@@ -142,7 +142,8 @@ def ptx(out: Path) -> Result:
     shard = "run/more/new-text.safetensors"
     place.make(shard, "tokenize", "../new-text/data/pretrain.jsonl", "--tokenizer", "run/tok")
     models = {("base", 0): "run/small", ("SFT", 0): "run/sft", ("PPO", 50): "run/ppo"}
-    models["PPO", 100] = place.ppo("run/more/long", "--steps", 100, "--kl-coef", 0.3)
+    for steps, name in ((100, "long"), (200, "long-200")):
+        models["PPO", steps] = place.ppo(f"run/more/{name}", "--steps", steps, "--kl-coef", 0.3)
     for coef, steps in PTX:
         mix = ("--ptx", "run/corpus.safetensors", "--ptx-coef", coef, "--ptx-batch-size", 16)
         run = f"run/more/ptx-{coef}-{steps}"

@@ -138,8 +138,8 @@ def ptx(result: Result) -> str:
         f"Seed {result['seed']}, the demo's PPO (KL coefficient 0.3), without and with "
         "`--ptx run/corpus.safetensors --ptx-coef G --ptx-batch-size 16`. Loss in nats per token on text of "
         "another seed of the generator. A likely reason for the price in win rate: most pretraining "
-        "documents answer badly, and a document's first question looks just like a prompt.\n\n"
-        + table(head, rows)
+        "documents answer badly, and a document's first question looks just like a prompt. A small "
+        "coefficient over more iterations pays it back.\n\n" + table(head, rows)
     )
 
 
@@ -293,9 +293,12 @@ def goals(parts: dict[str, Result]) -> str:
         rows.append(("... at a win rate within the interval of plain PPO of as many iterations", even))
     if "rounds" in parts:
         second = [r for r in parts["rounds"]["rows"] if r["over_longer"]]
+        fresh = any(r["over_round_1"]["ci_low"] > 0.5 for r in second if "from SFT" in r["run"])
+        rows.append(("A second round from SFT beats the first, interval above 50%", fresh))
+        more = [r for r in second if "continued" in r["run"]]
         for key, words in (("over_round_1", "the first"), ("over_longer", "the first run twice as long")):
-            beats = any(r[key]["ci_low"] > 0.5 for r in second)
-            rows.append((f"A second round beats {words}, interval above 50%", beats))
+            beats = all(r[key]["ci_low"] > 0.5 for r in more)
+            rows.append((f"One continued from the first beats {words}, interval above 50%", beats))
     if "few-rounds" in parts:
         second = [r for r in parts["few-rounds"]["rows"] if r["round"] == "2"]
         for key, words in (
