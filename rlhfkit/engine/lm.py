@@ -17,14 +17,22 @@ from rlhfkit.objectives.logprobs import token_logprobs
 
 def batch_logprobs(model: Transformer, batch: Batch) -> Tensor:
     """Log-probability of every target that counts, (B, T), 0 elsewhere."""
+    mask, targets = batch.loss_mask, batch.input_ids[:, 1:]
+    everywhere = bool(mask.all())
     hidden = model.hidden(
         batch.input_ids[:, :-1],
         attention_mask=None if batch.segment_ids is not None else batch.attention_mask[:, :-1],
         position_ids=None if batch.position_ids is None else batch.position_ids[:, :-1],
         segment_ids=None if batch.segment_ids is None else batch.segment_ids[:, :-1],
+        keep=None if everywhere else mask.flatten().nonzero()[:, 0],
     )
-    logprobs, _ = token_logprobs(hidden, model.head, batch.input_ids[:, 1:], batch.loss_mask)
-    return logprobs
+    if everywhere:
+        return token_logprobs(hidden, model.head, targets, mask)[0]
+    counting = targets[mask][None]
+    logprobs, _ = token_logprobs(
+        hidden[None], model.head, counting, torch.ones_like(counting, dtype=torch.bool)
+    )
+    return logprobs.new_zeros(mask.shape).masked_scatter(mask, logprobs)
 
 
 def lm_objective(

@@ -152,7 +152,7 @@ def ppo_objectives(
     def value_error(piece: Piece, hidden: Tensor) -> tuple[Tensor, Sums]:
         old, returns = piece.spread("values"), piece.spread("returns")
         mask, weights, eps = piece.response_mask, piece.spread("weights"), how.value_clip_eps
-        values = value_model.read(hidden)
+        values = piece.lay_out(value_model.read(hidden))
         return ppo_value_loss(values, old, returns, mask, value_clip_eps=eps, weights=weights)
 
     def both(piece: Piece, hidden: Tensor) -> tuple[Tensor, Sums]:

@@ -116,8 +116,9 @@ def forest_scores(model: ScalarModel, forest: Forest) -> Tensor:
         position_ids=forest.position_ids,
         segment_ids=forest.segment_ids,
         branch_ids=forest.branch_ids,
+        keep=forest.ends[:, 0] * forest.input_ids.shape[1] + forest.ends[:, 1],
     )
-    return model.read(hidden[forest.ends[:, 0], forest.ends[:, 1]])
+    return model.read(hidden)
 
 
 def ranking_objective(

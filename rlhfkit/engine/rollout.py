@@ -69,8 +69,11 @@ class Piece:
     def spread(self, name: str) -> Tensor:
         """A per-token quantity of the episodes as (B, T), 0 outside the response."""
         flat = torch.cat([getattr(episode, name) for episode in self.episodes])
-        out = torch.zeros(self.response_mask.shape, dtype=flat.dtype, device=self.response_mask.device)
-        return out.masked_scatter(self.response_mask, flat.to(out.device))
+        return self.lay_out(flat.to(self.response_mask.device))
+
+    def lay_out(self, flat: Tensor) -> Tensor:
+        """Numbers (N,) of the response tokens, row by row, as (B, T), 0 elsewhere."""
+        return flat.new_zeros(self.response_mask.shape).masked_scatter(self.response_mask, flat)
 
     def keep(self, name: str, values: Tensor) -> None:
         """Store a (B, T) tensor with the episodes, response tokens only."""
@@ -112,13 +115,15 @@ def cut(
 
 
 def states(trunk: Transformer, piece: Piece) -> Tensor:
-    """What the heads read: states (B, T, D), where the one at t speaks of token t + 1."""
+    """What the heads read: the states (N, D) before each response token, row by row."""
+    keep = piece.response_mask.flatten().nonzero()[:, 0]
     if piece.segment_ids is None or piece.position_ids is None:
-        return trunk.hidden(piece.input_ids[:, :-1], attention_mask=piece.attention_mask[:, :-1])
+        return trunk.hidden(piece.input_ids[:, :-1], attention_mask=piece.attention_mask[:, :-1], keep=keep)
     return trunk.hidden(
         piece.input_ids[:, :-1],
         position_ids=piece.position_ids[:, :-1],
         segment_ids=piece.segment_ids[:, :-1],
+        keep=keep,
     )
 
 
@@ -129,14 +134,16 @@ def read_logprobs(
 
     The head runs on response positions only; prompt and padding cost nothing beyond the trunk.
     """
-    return token_logprobs(
-        hidden,
+    targets = piece.input_ids[:, 1:][piece.response_mask]
+    logprobs, entropy = token_logprobs(
+        hidden[None],
         policy.head,
-        piece.input_ids[:, 1:],
-        piece.response_mask,
+        targets[None],
+        torch.ones_like(targets[None], dtype=torch.bool),
         temperature=temperature,
         with_entropy=with_entropy,
     )
+    return piece.lay_out(logprobs[0]), None if entropy is None else piece.lay_out(entropy[0])
 
 
 @torch.no_grad()
@@ -168,7 +175,7 @@ def measure(
         piece.keep("entropy", entropy)
         if value_model.backbone is not policy:
             hidden = states(value_model.backbone, piece)
-        piece.keep("values", value_model.read(hidden))
+        piece.keep("values", piece.lay_out(value_model.read(hidden)))
         hidden = states(ref_policy, piece)
         piece.keep("ref_logprobs", read_logprobs(ref_policy, hidden, piece, temperature)[0])
 

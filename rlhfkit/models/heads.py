@@ -59,9 +59,9 @@ class ScalarModel(nn.Module):
         Real is what the mask says and what is not the model's pad token: transformers looks only at the
         latter, so both agree for whatever a reward model is given.
         """
-        hidden = self.backbone.hidden(input_ids, attention_mask=attention_mask)
         last = last_real_token(input_ids, attention_mask, self.config.pad_token_id)
-        return self.read(hidden[torch.arange(len(last), device=last.device), last])
+        places = torch.arange(len(last), device=last.device) * input_ids.shape[1] + last
+        return self.read(self.backbone.hidden(input_ids, attention_mask=attention_mask, keep=places))
 
 
 def last_real_token(input_ids: Tensor, attention_mask: Tensor | None, pad_token_id: int | None) -> Tensor:

@@ -103,15 +103,18 @@ class Attention(nn.Module):
         self.q_norm = _norm(config, self.head_dim) if config.qk_norm else None
         self.k_norm = _norm(config, self.head_dim) if config.qk_norm else None
 
-    def forward(self, x: Tensor, turns: Turns | None, plan: Plan, cache: KVCache | None) -> Tensor:
-        """Mix the rows of `x` (B, S, D) along S."""
+    def forward(
+        self, x: Tensor, turns: Turns | None, plan: Plan, cache: KVCache | None, keep: Tensor | None = None
+    ) -> Tensor:
+        """Mix the rows of `x` (B, S, D) along S; with `keep` (N,) only those of the B * S places, (N, D)."""
         qk, v = (heads.transpose(1, 2) for heads in self._heads(x, turns))
         q, k = qk[:, : self.heads], qk[:, self.heads :]  # (B, H, S, E), (B, K, S, E)
         if cache is not None:
             cache.write_prompt(self.layer, k, v)
         mask = plan.sliding if self.sliding else plan.full
         mixed = attend(q, k, v, mask=mask, scale=self.scale, softcap=self.softcap)
-        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        rows = mixed.transpose(1, 2).flatten(2)
+        out: Tensor = self.out(rows if keep is None else rows.flatten(0, 1)[keep])
         return out
 
     def step(self, x: Tensor, turns: Turns | None, step: Step, keys: Tensor, values: Tensor) -> Tensor:
@@ -166,9 +169,12 @@ class Block(nn.Module):
         self.ffn = FeedForward(config)
         self.ffn_post_norm = _norm(config) if config.post_norms else nn.Identity()
 
-    def forward(self, x: Tensor, turns: Turns | None, plan: Plan, cache: KVCache | None) -> Tensor:
-        """(B, S, D) to (B, S, D)."""
-        return self._feed(x, self.attn(self.attn_norm(x), turns, plan, cache))
+    def forward(
+        self, x: Tensor, turns: Turns | None, plan: Plan, cache: KVCache | None, keep: Tensor | None = None
+    ) -> Tensor:
+        """(B, S, D) to (B, S, D), or with `keep` (N,) to those of the B * S places, (N, D)."""
+        attended = self.attn(self.attn_norm(x), turns, plan, cache, keep)
+        return self._feed(x if keep is None else x.flatten(0, 1)[keep], attended)
 
     def step(self, x: Tensor, turns: Turns | None, step: Step, keys: Tensor, values: Tensor) -> Tensor:
         """One new token a row: (B, 1, D) to (B, 1, D)."""
@@ -259,6 +265,7 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
         segment_ids: Tensor | None = None,  # (B, S) int: tokens see only their own segment (packing)
         branch_ids: Tensor | None = None,  # (B, S) int: and of that only their own branch and the trunk, 0
+        keep: Tensor | None = None,  # (N,) int: give the states of these of the B * S places only, (N, D)
     ) -> Tensor:
         """Normed states (B, S, D) before the head.
 
@@ -288,7 +295,7 @@ class Transformer(nn.Module):
                 window=window,
                 additive=self.dtype if products else None,
             )
-            x = self._run_layers(self._embed(input_ids, positions), positions, row_lengths, plan, cache)
+            x = self._run_layers(self._embed(input_ids, positions), positions, row_lengths, plan, cache, keep)
             if cache is not None:
                 cache.start(None if attention_mask is None else attention_mask.sum(dim=1), length)
         out: Tensor = self.norm(x)
@@ -317,13 +324,22 @@ class Transformer(nn.Module):
         return x
 
     def _run_layers(
-        self, x: Tensor, positions: Tensor, row_lengths: Tensor, plan: Plan, cache: KVCache | None
+        self,
+        x: Tensor,
+        positions: Tensor,
+        row_lengths: Tensor,
+        plan: Plan,
+        cache: KVCache | None,
+        keep: Tensor | None,
     ) -> Tensor:
-        for layer, turns in zip(self.layers, self._turns(positions, row_lengths, x.dtype), strict=True):
+        last = len(self.layers) - 1
+        every_turn = self._turns(positions, row_lengths, x.dtype)
+        for number, (layer, turns) in enumerate(zip(self.layers, every_turn, strict=True)):
             # Prompts come in many widths: run hooks, but not what `layer.compile()` made, which would compile
             # again and again.
             run: Callable[..., Tensor] = layer if cache is None else layer._call_impl
-            x = run(x, turns, plan, cache)
+            # Only the last layer's attention needs what stands elsewhere.
+            x = run(x, turns, plan, cache, keep if number == last else None)
         return x
 
     def _step(self, input_ids: Tensor, cache: KVCache) -> Tensor:

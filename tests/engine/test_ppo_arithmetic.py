@@ -170,7 +170,7 @@ def test_a_minibatch_counts_its_response_tokens_and_nothing_else(actors: tuple) 
     for e in everyone:
         piece = make_piece([e], PAD, CPU)
         now = read_logprobs(policy, states(policy, piece), piece, 1.0)[0][piece.response_mask]
-        values = value.read(states(value.backbone, piece))[piece.response_mask]
+        values = value.read(states(value.backbone, piece))
         for t in range(len(e.response_ids)):
             ratio = math.exp(now[t].item() - e.old_logprobs[t].item())
             a = e.scaled[t].item()
@@ -193,7 +193,7 @@ def test_the_mean_of_the_losses_is_the_one_asked_for(actors: tuple, mean: str) -
     for e in everyone:
         piece = make_piece([e], PAD, CPU)
         now = read_logprobs(policy, states(policy, piece), piece, 1.0)[0][piece.response_mask].tolist()
-        values = value.read(states(value.backbone, piece))[piece.response_mask].tolist()
+        values = value.read(states(value.backbone, piece)).tolist()
         rho = [math.exp(a - b) for a, b in zip(now, e.old_logprobs.tolist(), strict=True)]
         clipped = [min(max(r, 0.8), 1.2) for r in rho]
         policy_rows.append([-min(r * a, c * a) for r, c, a in zip(rho, clipped, e.scaled, strict=True)])

@@ -69,7 +69,8 @@ def test_micro_batches_change_no_reward_model(tiny: Tiny, tmp_path: Path) -> Non
             micro_batch_size=rows,
         )
         train_rm.run([str(tiny.rankings)], config)
-    assert_close(tmp_path / "whole", tmp_path / "cut", 2e-6)
+    assert_close(tmp_path / "whole", tmp_path / "cut", 1e-5)
+    # five steps of Adam at 1e-3 move a weight by up to 5e-3; where a gradient is near 0, rounding shows
 
 
 def test_pairs_of_a_group_train_like_their_ranking(tiny: Tiny, tmp_path: Path) -> None:

@@ -172,3 +172,22 @@ def test_decoding_does_not_go_through_compiled_blocks(model, ids):
     model.hidden(ids[:, :23], cache=cache)
     state = model.hidden(ids[:, 23:], cache=cache)
     torch.testing.assert_close(state[:, 0], expected[:, 23], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_states_of_some_places_are_those_of_all(dtype: torch.dtype) -> None:
+    """The last layer works on the kept places only; the others' states never reach them, nor do gradients."""
+    model = init_model(
+        llama_config(vocab_size=50, hidden_size=32, num_layers=2, num_heads=4, max_seq_len=32), 0
+    )
+    model = model.to(dtype)
+    ids = torch.randint(0, 50, (3, 11), generator=torch.Generator().manual_seed(0))
+    keep = torch.tensor([4, 5, 10, 21, 32])
+    found = {}
+    for name in ("all", "some"):
+        model.zero_grad()
+        states = model.hidden(ids, keep=keep) if name == "some" else model.hidden(ids).flatten(0, 1)[keep]
+        states.float().square().sum().backward()
+        found[name] = [states.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+    for a, b in zip(found["all"], found["some"], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4 if dtype == torch.float32 else 0.3, rtol=2e-2)
