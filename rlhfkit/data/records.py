@@ -152,9 +152,10 @@ class Ranking(_OfRow, frozen=True, gc=False, kw_only=True):
         pieces: list[bytes] = []
         if not margin or self.decoded is None:
             end += b"}\n"
+            end_and_start = end + start
             for a, b in indices:
-                pieces += start, texts[a], between, texts[b], end
-            return pieces
+                pieces += end_and_start, texts[a], between, texts[b]
+            return [start, *pieces[1:], end] if pieces else []
         for a, b in indices:
             better, worse = self.decoded[a].score, self.decoded[b].score
             lead = None if better is None or worse is None else better - worse

@@ -118,7 +118,7 @@ def _forms(keys: Iterable[str]) -> tuple[bytes, bytes]:
 
 def _checked(raw: Raw, text: bytes) -> Any:
     """The value of a field that is not a string; of a list of strings, the strings undecoded."""
-    if text[1:2] == b'"' and text[0] == _BRACKET:
+    if text[0] == _BRACKET and text[1] == _QUOTE:
         items = _decode_items(raw)
         for item in map(bytes, items):
             if item[0] != _QUOTE:

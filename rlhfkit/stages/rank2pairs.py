@@ -34,8 +34,10 @@ EXAMPLES = (
 GROUP = "Pairs"
 #: A ranking of more completions (half a million pairs) is taken for a mistake.
 _MOST_COMPLETIONS = 1000
-#: Pairs in one written batch at most, which bounds the memory that a ranking of hundreds needs.
-_BATCH = 1024
+#: Pairs of one ranking made at once, which bounds the memory that a ranking of hundreds needs.
+_MOST_PAIRS = 1024
+#: Pairs that are enough for one write. Blocks of memory over 128 KB cost more than they save.
+_ENOUGH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +98,10 @@ def run(inputs: Source, config: Config) -> Iterator[Sequence[Record]]:
             # Its place makes the name unique; its content keeps files apart that are joined later.
             group = f"{number}-{digest:08x}"
             while pairs:
-                pieces += ranking.pairs(pairs[:_BATCH], group, margin=margin)
-                held += len(pairs[:_BATCH])
-                pairs = pairs[_BATCH:]
-                if held >= _BATCH:
+                now, pairs = pairs[:_MOST_PAIRS], pairs[_MOST_PAIRS:]
+                pieces += ranking.pairs(now, group, margin=margin)
+                held += len(now)
+                if held >= _ENOUGH:
                     yield Lines(b"".join(pieces), held)
                     pieces, held = [], 0
         if held:
