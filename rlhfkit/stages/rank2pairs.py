@@ -12,11 +12,9 @@ standard error.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
-from zlib import crc32
 
 from rlhfkit.config import INPUT, FilterConfig, Inputs, RankingReadConfig, option
 from rlhfkit.errors import DataError
@@ -67,6 +65,8 @@ class Config(FilterConfig, RankingReadConfig):
 
 def run(inputs: Source, config: Config) -> Iterator[Sequence[Record]]:
     """Yield the pairs of every ranking in input order, best against next best first."""
+    from zlib import crc32
+
     from rlhfkit import context
     from rlhfkit.data.jsonl import Lines
     from rlhfkit.data.records import Ranking, read_records
@@ -116,5 +116,7 @@ def run(inputs: Source, config: Config) -> Iterator[Sequence[Record]]:
 
 def _drawn(pairs: list[tuple[int, int]], count: int, seed: str) -> list[tuple[int, int]]:
     """A sample without replacement, in the order of `pairs`. It depends on the record, not on its place."""
-    places = random.Random(seed).sample(range(len(pairs)), count)
+    from random import Random
+
+    places = Random(seed).sample(range(len(pairs)), count)
     return [pairs[place] for place in sorted(places)]
