@@ -41,8 +41,8 @@ def modules(quick: bool, work: Path) -> dict[str, tuple[str, list[str]]]:
     """The rows that have a program of their own: title and arguments of python."""
     text, repeat = str(work / "text.jsonl"), "1" if quick else "3"
     return {
-        "tokenize": ("Tokenizing", ["benchmarks/tokenizing.py", text, "--repeat", repeat]),
-        "records": ("Records", ["benchmarks/jsonl.py", "5000" if quick else "50000"]),
+        "tokenize": ("Tokenizing", ["-m", "benchmarks.tokenizing", text, "--repeat", repeat]),
+        "records": ("Records", ["-m", "benchmarks.jsonl", "5000" if quick else "50000"]),
         "startup": ("Start-up", ["-m", "benchmarks.startup"]),
     }
 

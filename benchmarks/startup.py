@@ -1,43 +1,40 @@
-"""Wall time of every command's `--help`, beside `import click`: `python -m benchmarks.startup`.
+"""Time to start, beside `import click`: `python -m benchmarks.startup [--repeat K]`.
 
-One JSON line per command: the median and the best of several runs in milliseconds.
+One JSON line each for `--version`, `--help`, every command's `--help` and the printing of a completion
+script: milliseconds of wall time, the median and the best of K runs in turn with the others, and the median
+over that of `import click`. (Completion itself starts nothing: the scripts are static.)
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
+from benchmarks.process import in_turn, median_wall
 from rlhfkit.stages import names
 
-RUNS = 7
 PROGRAM = str(Path(sys.executable).with_name("rlhfkit"))
-
-
-def milliseconds(command: list[str]) -> tuple[float, float]:
-    subprocess.run(command, capture_output=True, check=True)
-    times = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        subprocess.run(command, capture_output=True, check=True)
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times), min(times)
+PEER = "import click"
 
 
 def main() -> None:
-    cases = {"import click": [sys.executable, "-c", "import click"], "rlhfkit --help": [PROGRAM, "--help"]}
-    cases |= {f"rlhfkit {name} --help": [PROGRAM, name, "--help"] for name in names()}
-    for name, command in cases.items():
-        median, best = milliseconds(command)
-        print(
-            json.dumps(
-                {"benchmark": "start-up", "who": name, "median_ms": round(median), "best_ms": round(best)}
-            )
-        )
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=9)
+    options = parser.parse_args()
+    calls = [["--version"], ["--help"], ["completion", "bash"], *([name, "--help"] for name in names())]
+    cases = {PEER: [sys.executable, "-c", PEER]}
+    cases |= {" ".join(["rlhfkit", *call]): [PROGRAM, *call] for call in calls}
+    found = in_turn(cases, options.repeat)
+    for name, runs in found.items():
+        line = {
+            "who": name,
+            "median_ms": round(1000 * median_wall(runs)),
+            "best_ms": round(1000 * min(used.wall for used in runs)),
+            f"over {PEER}": round(median_wall(runs) / median_wall(found[PEER]), 2),
+        }
+        print(json.dumps(line))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from functools import cached_property
 from typing import TypeVar
 
 from tokenizers import AddedToken, Tokenizer
@@ -28,13 +29,15 @@ class Coder:
 
     def __init__(self, data: bytes, parsed: TokenizerJson, special: Iterable[str], where: str) -> None:
         self._where = where
+        self._is_nfc = isinstance(parsed.normalizer, dict) and parsed.normalizer.get("type") == "NFC"
         self._lock = threading.Lock()
         self._backend: Tokenizer = guarded(lambda: Tokenizer.from_str(data.decode()), where)
         try_patterns(data, parsed, where)
         self._backend.no_truncation()
         self._backend.no_padding()
-        if isinstance(self._backend.model, BPE):
-            self._backend.model.dropout = None
+        self._model = self._backend.model
+        if isinstance(self._model, BPE):
+            self._model.dropout = None
         self._backend.add_special_tokens([AddedToken(name, special=True) for name in special])
         #: None: every byte has a token. Else the bytes that have one; the library would drop the others.
         self._known_bytes: bytes | None = None
@@ -66,6 +69,24 @@ class Coder:
                 lambda: self._backend.encode_batch_fast(texts, add_special_tokens=False), self._where
             )
         return [encoding.ids for encoding in encodings]
+
+    def word(self, word: str) -> list[int]:
+        """Ids of one word of the split of byte-level BPE: the model alone."""
+        if word.isascii() and word.isprintable():  # the usual case
+            letters = word.replace(" ", _LETTERS[0x20])
+        else:
+            letters = "".join(map(_LETTERS.__getitem__, word.encode()))
+        return [token.id for token in self._model.tokenize(letters)]
+
+    @cached_property
+    def normalize(self) -> Callable[[str], str] | None:
+        """What the tokenizer does to a text before it is split; None if nothing."""
+        normalizer = self._backend.normalizer
+        if normalizer is None:
+            return None
+        call: Callable[[str], str] = normalizer.normalize_str
+        # Letters of ASCII are in this form already.
+        return (lambda text: text if text.isascii() else call(text)) if self._is_nfc else call
 
     def piece(self, piece: Piece, control: AbstractSet[int]) -> Encoded:
         """A piece of a longer text; offsets count from where that starts. No text becomes a `control` id."""
@@ -135,6 +156,9 @@ def byte_alphabet() -> dict[int, str]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in printable]
     return {b: chr(b) for b in printable} | {b: chr(256 + n) for n, b in enumerate(others)}
+
+
+_LETTERS = [letter for _, letter in sorted(byte_alphabet().items())]
 
 
 def guarded(call: Callable[[], T], where: str) -> T:

@@ -1,7 +1,7 @@
 """JSON lines in and out: streams of rows that know the file and line they came from.
 
 `read_rows` gives the objects of its inputs as they stand; `rlhfkit.data.records` makes checked records of
-them. Memory is bounded by one read (64 KiB) and the longest line, whatever the length of the input.
+them. Memory is bounded by one read (128 KiB) and the longest line, whatever the length of the input.
 """
 
 from __future__ import annotations

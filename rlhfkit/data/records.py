@@ -119,7 +119,7 @@ class Ranking(_OfRow, frozen=True, gc=False, kw_only=True):
     """
 
     tiers: Tiers
-    texts: list[msgspec.Raw]  # of each completion the JSON of its text or messages, metadata left out
+    texts: list[bytes]  # of each completion the JSON of its text or messages, metadata left out
     decoded: list[Completion] | None
 
     @property
@@ -143,7 +143,7 @@ class Ranking(_OfRow, frozen=True, gc=False, kw_only=True):
         The other fields of the ranking pass through, except those that a pair replaces. With `margin`, the
         difference of the two scores is added where both are known.
         """
-        fields, texts = self.row.fields, list(map(bytes, self.texts))
+        fields, texts = self.row.fields, self.texts
         start, between = b'{"prompt":%b,"chosen":' % fields["prompt"], b',"rejected":'
         end = b',"group":%b' % _encode(group)
         for name, raw in fields.items():
@@ -152,8 +152,12 @@ class Ranking(_OfRow, frozen=True, gc=False, kw_only=True):
         pieces: list[bytes] = []
         if not margin or self.decoded is None:
             end += b"}\n"
+            end_and_start = end + start
             for a, b in indices:
-                pieces += start, texts[a], between, texts[b], end
+                pieces += end_and_start, texts[a], between, texts[b]
+            if pieces:
+                pieces[0] = start
+                pieces.append(end)
             return pieces
         for a, b in indices:
             better, worse = self.decoded[a].score, self.decoded[b].score
@@ -321,9 +325,9 @@ def _ranking(row: Row, reading: ReadConfig, __: Counter[str]) -> Ranking:
         row.rename("completions", "responses")
     decoded: list[Completion] | None = None
     texts = parts.get("completions")
-    if not texts or type(texts) is not list or type(texts[0]) is not msgspec.Raw:
+    if not texts or type(texts) is not list or type(texts[0]) is not bytes:
         decoded = many_completions(row, "ranking")
-        texts = splice.texts_of(fields["completions"], row.value("completions"))
+        texts = list(map(bytes, splice.texts_of(fields["completions"], row.value("completions"))))
     if "prompt" not in fields or "prompt" in parts:
         prompt_field(row, "ranking")
     if len(texts) < 2:

@@ -44,7 +44,7 @@ class Row(msgspec.Struct, gc=False):
         part = self.parts.get(name, _STRING)
         if part is _STRING:
             return _decode(self.fields[name])
-        if type(part) is list and part and type(part[0]) is msgspec.Raw:
+        if type(part) is list and part and type(part[0]) is bytes:
             return list(map(_decode, part))
         return part
 

@@ -14,8 +14,8 @@ from typing import BinaryIO, cast
 from rlhfkit.data.strict import is_plain
 from rlhfkit.errors import DataError, InputMissing, InputOutputError
 
-#: Bytes asked of one read. Small enough that the pairs of a block of rankings stay well under 50 MB.
-READ_BYTES = 1 << 16
+#: Bytes asked of one read. Small enough that the records of a block stay in the processor's cache.
+READ_BYTES = 1 << 17
 #: A compressed input may grow this much at most, once it has grown past GZIP_FLOOR bytes.
 GZIP_RATIO = 200
 GZIP_FLOOR = 64 << 20

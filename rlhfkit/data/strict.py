@@ -23,7 +23,7 @@ import msgspec
 Raw = msgspec.Raw
 #: The fields of a line as they are written, in order.
 Fields = dict[str, Raw]
-#: What is known of the fields that are not strings: a decoded value, or of a list of strings the raw strings.
+#: What is known of the fields that are not strings: a decoded value, or of a list of strings their JSON.
 Parts = dict[str, Any]
 
 MAX_DEPTH = 64
@@ -118,9 +118,9 @@ def _forms(keys: Iterable[str]) -> tuple[bytes, bytes]:
 
 def _checked(raw: Raw, text: bytes) -> Any:
     """The value of a field that is not a string; of a list of strings, the strings undecoded."""
-    if text[1:2] == b'"' and text[0] == _BRACKET:
-        items = _decode_items(raw)
-        for item in map(bytes, items):
+    if text[0] == _BRACKET and text[1] == _QUOTE:
+        items = list(map(bytes, _decode_items(raw)))
+        for item in items:
             if item[0] != _QUOTE:
                 break
         else:

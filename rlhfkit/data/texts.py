@@ -107,8 +107,10 @@ def _limited(parts: Iterable[Part], limit: int | None) -> Iterator[Part]:
 
 def _json_parts(inputs: Source, reading: ReadConfig) -> Iterator[Part]:
     for record in read_records(inputs, Text, reading):
-        if record.text:
-            yield from _parts([record.text])
+        if len(text := record.text) > PART:
+            yield from _parts([text])
+        elif text:
+            yield Part(text, True, True)
 
 
 def _plain_parts(names: Sequence[str], split: Split) -> Iterator[Part]:

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, combinations, pairwise, product
 from typing import Literal
 
-import msgspec
-
 from rlhfkit.data.jsonl import Row
 from rlhfkit.data.shapes import Completion, bad, missing
 from rlhfkit.data.strict import kind_of
@@ -134,15 +132,12 @@ def untied_pairs(
     return [pair for better, worse in of_tiers for pair in product(better, worse)]
 
 
-def told_apart(
-    pairs: list[tuple[int, int]], texts: Sequence[msgspec.Raw]
-) -> tuple[list[tuple[int, int]], int]:
+def told_apart(pairs: list[tuple[int, int]], texts: Sequence[bytes]) -> tuple[list[tuple[int, int]], int]:
     """Those of `pairs` whose two texts differ, and how many do not. (Equal texts are equal as JSON.)"""
     # Different lengths are different texts; most of the time that settles it.
     if len(set(map(len, texts))) == len(texts):
         return pairs, 0
-    written = [bytes(text) for text in texts]
-    different = [pair for pair in pairs if written[pair[0]] != written[pair[1]]]
+    different = [pair for pair in pairs if texts[pair[0]] != texts[pair[1]]]
     return different, len(pairs) - len(different)
 
 

@@ -56,7 +56,8 @@ class Tokenizer:
     def __init__(self, files: tf.TokenizerFiles) -> None:
         check(files.parsed, files.where(tf.TOKENIZER))
         self.path = files.path
-        self.digest = hashlib.sha256(files.files[tf.TOKENIZER]).hexdigest()
+        self.json, self.parsed = files.files[tf.TOKENIZER], files.parsed
+        self.digest = hashlib.sha256(self.json).hexdigest()
         self._files = files
         added = {t.content: t for t in files.parsed.added_tokens}
         self._vocab = {**files.parsed.model.ids(), **{t.content: t.id for t in added.values()}}
@@ -69,8 +70,8 @@ class Tokenizer:
         #: special tokens that the library's own switch keeps out of text
         self._switched = flagged | set(missing)
         self._ordinary = [name for name in added if name not in self._special]
-        self._coder = Coder(files.files[tf.TOKENIZER], files.parsed, missing, files.where(tf.TOKENIZER))
-        self.prefix_ids, self.suffix_ids = self._coder.prefix_ids, self._coder.suffix_ids
+        self.coder = Coder(self.json, self.parsed, missing, files.where(tf.TOKENIZER))
+        self.prefix_ids, self.suffix_ids = self.coder.prefix_ids, self.coder.suffix_ids
 
     @classmethod
     def from_dir(cls, path: str | os.PathLike[str]) -> Tokenizer:
@@ -125,7 +126,7 @@ class Tokenizer:
         own = self._named.get("pad_token")
         spare = [name for name in self._vocab if _SPARE_PADS.fullmatch(name)]
         # Bytes 0xFF do not occur in UTF-8, so these two are never the encoding of a text.
-        never = ["\u00ff"] if byte_level(self._files.parsed) else ["<0xFF>"]
+        never = ["\u00ff"] if byte_level(self.parsed) else ["<0xFF>"]
         for name in (own, *spare, *never, self._named.get("unk_token")):
             if name in self._vocab and self._vocab[name] not in ends:
                 return name
@@ -152,9 +153,9 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts, on all cores."""
-        if self._text_can_turn_special or not self._coder.complete:
+        if self._text_can_turn_special or not self.coder.complete:
             return [self.encode(text) for text in texts]
-        return self._coder.encode_batch(texts)
+        return self.coder.encode_batch(texts)
 
     def encode_continuation(self, text: str) -> list[int]:
         """Token ids of plain text that follows other text: no space is put before it."""
@@ -163,7 +164,7 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of token ids; `skip_special` leaves special tokens out."""
         assert all(0 <= i < self._id_limit for i in ids), "token id outside the vocabulary"
-        return self._coder.decode(ids, skip_special=skip_special)
+        return self.coder.decode(ids, skip_special=skip_special)
 
     def decode_continuation(self, ids: Sequence[int]) -> str:
         """Text of ids that follow other text: some tokenizers take a space off the start of a text."""
@@ -203,7 +204,7 @@ class Tokenizer:
         remaining = iter([*spans, (len(text) + 1, len(text) + 1)])
         start, end = next(remaining)
         for piece in marks.split(text):
-            for token, (a, b) in zip(*self._coder.piece(piece, self._control_ids), strict=True):
+            for token, (a, b) in zip(*self.coder.piece(piece, self._control_ids), strict=True):
                 while a >= end:
                     start, end = next(remaining)
                 ids.append(token)
@@ -296,25 +297,15 @@ class Tokenizer:
     @cached_property
     def _text_can_turn_special(self) -> bool:
         """Whether text that spells a special token needs care beyond the library's own switch."""
-        model = self._files.parsed.model
+        model = self.parsed.model
         if model.type != "BPE" or model.ignore_merges or not self._switched.issuperset(self._control):
             return True
-        return any(self._vocab[t] in self._coder.encode(t, special=False)[0] for t in self._control)
+        return any(self._vocab[t] in self.coder.encode(t, special=False)[0] for t in self._control)
 
     @property
-    def splits_like_gpt2(self) -> bool:
-        """Whether text is split into words exactly as GPT-2 does it, and words into bytes and merges."""
-        parsed = self._files.parsed
-        split = parsed.pre_tokenizer if isinstance(parsed.pre_tokenizer, dict) else {}
-        return (
-            split.get("type") == "ByteLevel"
-            and split.get("use_regex", True) is True
-            and split.get("add_prefix_space") is False
-            and parsed.normalizer is None
-            and not self._ordinary
-            and self._coder.complete
-            and not self._text_can_turn_special
-        )
+    def encoded_apart(self) -> list[str]:
+        """Added tokens whose spelling in a text takes more than the split into words and the model."""
+        return [*self._ordinary, *(self._control if self._text_can_turn_special else ())]
 
     def _text_pieces(self, text: str, *, middle: bool) -> list[Piece]:
         if self._text_can_turn_special and self._marker.spelt(text):
@@ -322,7 +313,7 @@ class Tokenizer:
         return [Piece(text, 0, Kind.TEXT, middle)]
 
     def _ids(self, pieces: Iterable[Piece]) -> list[int]:
-        return [i for piece in pieces for i in self._coder.piece(piece, self._control_ids)[0]]
+        return [i for piece in pieces for i in self.coder.piece(piece, self._control_ids)[0]]
 
     @cached_property
     def _id_limit(self) -> int:

@@ -160,16 +160,15 @@ def exponential(pattern: str) -> bool:
 
 # -- a trial of unknown patterns, where it can do no harm ---------------------------------------------------
 
-#: Splits of published families (GPT-4 and Llama 3, Qwen 2, GPT-4o, DeepSeek's digits), known to be safe.
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_KNOWN_SPLITS = {
+#: How published families (GPT-4 and Llama 3, Qwen 2) make words of a text, in one pattern.
+WORD_SPLITS = (
     rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_REST}",
     rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_REST}",
-    r"\p{N}{1,3}",
-    r"\p{N}",
-    r" {2,}",
-}
+)
+#: Patterns known to be safe; the others are GPT-4o's and DeepSeek's for digits and spaces.
+_KNOWN_SPLITS = {*WORD_SPLITS, r"\p{N}{1,3}", r"\p{N}", r" {2,}"}
 #: Seconds that the trial may take.
 _TRIAL_SECONDS = 2
 

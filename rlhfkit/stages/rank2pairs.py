@@ -12,11 +12,9 @@ standard error.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
-from zlib import crc32
 
 from rlhfkit.config import INPUT, FilterConfig, Inputs, RankingReadConfig, option
 from rlhfkit.errors import DataError
@@ -34,8 +32,10 @@ EXAMPLES = (
 GROUP = "Pairs"
 #: A ranking of more completions (half a million pairs) is taken for a mistake.
 _MOST_COMPLETIONS = 1000
-#: Pairs in one written batch at most, which bounds the memory that a ranking of hundreds needs.
-_BATCH = 1024
+#: Pairs of one ranking made at once, which bounds the memory that a ranking of hundreds needs.
+_MOST_PAIRS = 1024
+#: Pairs that are enough for one write. Blocks of memory over 128 KB cost more than they save.
+_ENOUGH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,8 @@ class Config(FilterConfig, RankingReadConfig):
 
 def run(inputs: Source, config: Config) -> Iterator[Sequence[Record]]:
     """Yield the pairs of every ranking in input order, best against next best first."""
+    from zlib import crc32
+
     from rlhfkit import context
     from rlhfkit.data.jsonl import Lines
     from rlhfkit.data.records import Ranking, read_records
@@ -96,10 +98,10 @@ def run(inputs: Source, config: Config) -> Iterator[Sequence[Record]]:
             # Its place makes the name unique; its content keeps files apart that are joined later.
             group = f"{number}-{digest:08x}"
             while pairs:
-                pieces += ranking.pairs(pairs[:_BATCH], group, margin=margin)
-                held += len(pairs[:_BATCH])
-                pairs = pairs[_BATCH:]
-                if held >= _BATCH:
+                now, pairs = pairs[:_MOST_PAIRS], pairs[_MOST_PAIRS:]
+                pieces += ranking.pairs(now, group, margin=margin)
+                held += len(now)
+                if held >= _ENOUGH:
                     yield Lines(b"".join(pieces), held)
                     pieces, held = [], 0
         if held:
@@ -114,5 +116,7 @@ def run(inputs: Source, config: Config) -> Iterator[Sequence[Record]]:
 
 def _drawn(pairs: list[tuple[int, int]], count: int, seed: str) -> list[tuple[int, int]]:
     """A sample without replacement, in the order of `pairs`. It depends on the record, not on its place."""
-    places = random.Random(seed).sample(range(len(pairs)), count)
+    from random import Random
+
+    places = Random(seed).sample(range(len(pairs)), count)
     return [pairs[place] for place in sorted(places)]

@@ -11,7 +11,6 @@ from such a model (10%, two epochs), and chooses the best epoch of a plain one b
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -174,6 +173,8 @@ def _train(
         if run.resumed_from:
             optimizer.load_tensors(run.load("optimizer", device))
         elif dist.is_main:
+            import shutil
+
             shutil.rmtree(run.path / "epochs", ignore_errors=True)  # of a run that --force replaces
 
         def micro(batch: list[Example]) -> list:  # type: ignore[type-arg]

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from rlhfkit.data import encoding, pieces
 from rlhfkit.data.encoding import DocumentEncoder, Job, encode_documents
-from rlhfkit.data.pieces import piece_encoder
+from rlhfkit.data.fast import FastEncoder, fast_encoder
 from rlhfkit.data.shards import token_dtype
+from rlhfkit.data.split import GPT2_SPLIT, Split
 from rlhfkit.data.texts import Part, _parts
 from rlhfkit.data.tokenizer import Tokenizer, train_tokenizer
 from rlhfkit.errors import DataError, RlhfkitError
@@ -31,60 +32,88 @@ def ids(data: bytes, tokenizer: Tokenizer) -> list[int]:
     return np.frombuffer(data, dtype=token_dtype(tokenizer.vocab_size)).tolist()
 
 
-CHARACTERS = st.characters() | st.sampled_from("aZ 1\n\t\r'é½٣你ー\u0301\u200d\u00a0\u2028\x85\x1c😀𝔘")
+def fast(tokenizer: Tokenizer) -> FastEncoder:
+    encoder = fast_encoder(tokenizer, token_dtype(tokenizer.vocab_size))
+    assert encoder is not None
+    return encoder
 
 
-@settings(deadline=None, max_examples=200)
-@given(
-    text=st.text(CHARACTERS, max_size=40)
-    | st.lists(st.sampled_from(["'s", "'LL", " ", "<|end|>", "12", "é", "\n"])).map("".join)
+CHARACTERS = st.characters(exclude_categories=["Cs"]) | st.sampled_from(
+    "aZ 1\n\t\r'é½٣你ー\u0301\u200d\u00a0\u2028\x85\x1c😀𝔘\0"
 )
-def test_fast_ids_are_the_library_s(own: Path, text: str) -> None:
-    tokenizer = _tokenizer(own)
-    fast = _fast(own)
-    assert ids(fast.encode(text), tokenizer) == tokenizer.encode(text)
+PARTS = st.sampled_from(
+    ["'s", "'LL", " ", "<|end|>", "<|endoftext|>", "<|eot_id|>", "<think>", "12", "é", "e\u0301", "\n"]
+)
 
 
-_loaded: dict[Path, Tokenizer] = {}
-_encoders: dict[Path, pieces.PieceEncoder] = {}
+@pytest.fixture(scope="module")
+def families(own: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Tokenizer, FastEncoder]]:
+    paths = {
+        name: write_family(name, tmp_path_factory.mktemp(name))
+        for name in ("gpt2", "llama3", "qwen2", "neox")
+    }
+    tokenizers = {name: Tokenizer.from_dir(path) for name, path in {"own": own, **paths}.items()}
+    return {name: (tokenizer, fast(tokenizer)) for name, tokenizer in tokenizers.items()}
 
 
-def _tokenizer(path: Path) -> Tokenizer:
-    return _loaded.setdefault(path, Tokenizer.from_dir(path))
+@pytest.mark.parametrize("family", ["own", "gpt2", "llama3", "qwen2", "neox"])
+@settings(deadline=None, max_examples=150)
+@given(
+    texts=st.lists(st.text(CHARACTERS, max_size=30) | st.lists(PARTS, max_size=8).map("".join), max_size=5)
+)
+def test_fast_ids_are_the_library_s(
+    families: dict[str, tuple[Tokenizer, FastEncoder]], family: str, texts: list[str]
+) -> None:
+    tokenizer, encoder = families[family]
+    assert [ids(data, tokenizer) for data in encoder.encode(texts)] == [
+        tokenizer.encode(text) for text in texts
+    ]
 
 
-def _fast(path: Path) -> pieces.PieceEncoder:
-    if path not in _encoders:
-        encoder = piece_encoder(_tokenizer(path))
-        assert encoder is not None
-        _encoders[path] = encoder
-    return _encoders[path]
+def test_words_of_every_length_are_told_apart(own: Path) -> None:
+    tokenizer = Tokenizer.from_dir(own)
+    # Words that differ in one byte, at the end, or by zero bytes, some of them beyond what a key holds.
+    words = ["a" * n + end for n in range(1, 60) for end in ("", "b", "c")]
+    texts = [*words, *words, "\0", "\0\0", "\0" * 8, "\0" * 15, "\0" * 16, "", "x" * 1000, "x" * 1000]
+    encoder = fast(tokenizer)
+    for _ in range(2):
+        assert [ids(data, tokenizer) for data in encoder.encode(texts)] == [
+            tokenizer.encode(t) for t in texts
+        ]
 
 
-@pytest.mark.parametrize("around", ["{}", " {}1"])
-def test_every_character_is_classed_as_the_library_does(own: Path, around: str) -> None:
-    tokenizer = _tokenizer(own)
-    text = "x".join(around.format(c) for c in pieces._KNOWN)
-    assert ids(_fast(own).encode(text), tokenizer) == tokenizer.encode(text)
+def test_words_that_share_their_slots_are_told_apart(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "_SLOT_BITS", 1)
+    monkeypatch.setattr(pieces, "_AT_ONCE", 7)
+    tokenizer = Tokenizer.from_dir(own)
+    encoder = fast(tokenizer)
+    for _ in range(3):
+        assert ids(encoder.encode([TEXT])[0], tokenizer) == tokenizer.encode(TEXT)
 
 
 def test_forgetting_words_changes_nothing(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "MOST_WORDS", 3)
-    tokenizer = _tokenizer(own)
-    fast = piece_encoder(tokenizer)
-    assert fast is not None
+    monkeypatch.setattr(pieces, "_AT_ONCE", 2)
+    tokenizer = Tokenizer.from_dir(own)
+    encoder = pieces.PieceEncoder(Split(GPT2_SPLIT), tokenizer.coder.word, token_dtype(tokenizer.vocab_size))
     for _ in range(2):
-        assert ids(fast.encode(TEXT), tokenizer) == tokenizer.encode(TEXT)
-        assert len(fast) <= 3
+        assert ids(encoder.encode([TEXT])[0], tokenizer) == tokenizer.encode(TEXT)
+        assert len(encoder) <= 3 + 2
 
 
-def test_only_tokenizers_that_split_like_gpt2_are_fast(tmp_path: Path) -> None:
-    fast = {
-        name
-        for name in ("gpt2", "llama3", "qwen2", "neox", "deepseek", "llama2", "mistral", "gemma", "unigram")
-        if piece_encoder(Tokenizer.from_dir(write_family(name, tmp_path / name))) is not None
-    }
-    assert fast == {"gpt2"}
+def test_an_encoder_that_differs_on_a_trial_is_not_used(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = Tokenizer.from_dir(own)
+    monkeypatch.setattr(tokenizer.coder, "word", lambda word: [0])
+    assert fast_encoder(tokenizer, token_dtype(tokenizer.vocab_size)) is None
+
+
+def test_only_byte_level_bpe_with_a_usual_split_is_fast(tmp_path: Path) -> None:
+    known = set()
+    for name in ("gpt2", "llama3", "qwen2", "neox", "deepseek", "llama2", "mistral", "gemma", "unigram"):
+        tokenizer = Tokenizer.from_dir(write_family(name, tmp_path / name))
+        if fast_encoder(tokenizer, token_dtype(tokenizer.vocab_size)) is not None:
+            known.add(name)
+    assert known == {"gpt2", "llama3", "qwen2", "neox"}
 
 
 @pytest.mark.parametrize("family", ["own", "gpt2", "llama3", "qwen2", "llama2", "mistral", "gemma"])
@@ -92,7 +121,9 @@ def test_a_document_in_parts_has_the_ids_of_the_whole(
     own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
     tokenizer = (
-        _tokenizer(own) if family == "own" else Tokenizer.from_dir(write_family(family, tmp_path / family))
+        Tokenizer.from_dir(own)
+        if family == "own"
+        else Tokenizer.from_dir(write_family(family, tmp_path / family))
     )
     text = TEXT * 3
     whole = [*tokenizer.prefix_ids, *tokenizer.encode(text), tokenizer.eos_id]
@@ -107,7 +138,7 @@ def test_a_document_in_parts_has_the_ids_of_the_whole(
 
 def test_workers_keep_the_order(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "JOB", 300)
-    tokenizer = _tokenizer(own)
+    tokenizer = Tokenizer.from_dir(own)
     parts = [Part(f"document {i} " * (i % 7 + 1), True, True) for i in range(200)]
     got = {}
     for workers in (1, 3):
@@ -132,7 +163,7 @@ def test_a_tokenizer_that_changes_under_way_is_an_error(
 
 def test_a_worker_that_dies_ends_the_run(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "JOB", 10)
-    with encoding._Pool(_tokenizer(own), 2) as pool:
+    with encoding._Pool(Tokenizer.from_dir(own), 2) as pool:
         pool._processes[1].kill()
         with pytest.raises(RlhfkitError, match=r"process died \(exit status -9\)"):
             list(pool.map([Job([Part("x", True, True)])] * 9))

@@ -79,7 +79,7 @@ def parsed(line: bytes, parser: Parser | None = None) -> dict[str, Any] | None:
     for key, part in parts.items():
         assert not isinstance(values[key], str)
         decoded = (
-            [json.loads(bytes(item)) if type(item).__name__ == "Raw" else item for item in part]
+            [json.loads(item) if type(item) is bytes else item for item in part]
             if isinstance(part, list)
             else part
         )

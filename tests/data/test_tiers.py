@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import combinations
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,7 +60,7 @@ def test_agreement_is_that_of_every_shared_pair(a: list[int], b: list[int]):
 
 
 def test_equal_texts_are_told_apart_by_content_not_by_length():
-    texts = [msgspec.Raw(text) for text in (b'"ab"', b'"cd"', b'"ab"', b'"abc"')]
+    texts = [b'"ab"', b'"cd"', b'"ab"', b'"abc"']
     pairs = [(0, 1), (0, 2), (1, 2), (2, 0), (0, 3)]
     assert told_apart(pairs, texts) == ([(0, 1), (1, 2), (0, 3)], 2)
     assert told_apart([(0, 1)], [texts[0], texts[3]]) == ([(0, 1)], 0)
