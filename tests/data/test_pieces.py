@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -68,6 +69,20 @@ def test_fast_ids_are_the_library_s(
     assert [ids(data, tokenizer) for data in encoder.encode(texts)] == [
         tokenizer.encode(text) for text in texts
     ]
+
+
+def test_added_tokens_are_found_in_normalised_text(tmp_path: Path) -> None:
+    path = write_family("gpt2", tmp_path) / "tokenizer.json"
+    value = json.loads(path.read_text())
+    value["normalizer"] = {"type": "Lowercase"}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+    value["added_tokens"].append({"id": len(value["model"]["vocab"]) + 1, "content": "The Fox", **flags})
+    path.write_text(json.dumps(value))
+    tokenizer = Tokenizer.from_dir(tmp_path)
+    texts = ["the fox", "THE FOX jumps", "The Fox", "no Fox"]
+    plain = [tokenizer.encode(text) for text in texts]
+    assert plain[0] == plain[2] == [value["added_tokens"][-1]["id"]]
+    assert [ids(data, tokenizer) for data in fast(tokenizer).encode(texts)] == plain
 
 
 def test_words_of_every_length_are_told_apart(own: Path) -> None:
