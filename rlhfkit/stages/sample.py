@@ -118,8 +118,9 @@ def run(inputs: Source, config: Config) -> Iterator[list[Record]]:
 
     reader = read_records(inputs, Prompt, config)
     device = resolve_device(config.device)
+    tokenizer = Tokenizer.from_dir(resolve(config.model))
     about = config_of(config.model)
-    prompts = _Encoder(Tokenizer.from_dir(resolve(config.model)), config, about.max_seq_len)
+    prompts = _Encoder(tokenizer, config, about.max_seq_len)
     if config.dry_run:
         for batch in reader.batches(config.batch_size):
             _, error = prompts.encode(batch)
