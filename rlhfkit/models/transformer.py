@@ -17,6 +17,7 @@ from rlhfkit.models.attention import Plan, Step, attend, attend_to_cache, by_pro
 from rlhfkit.models.cache import KVCache
 from rlhfkit.models.config import ModelConfig, Rope
 from rlhfkit.models.layout import Layout
+from rlhfkit.models.norms import rms_norm
 from rlhfkit.models.processor import fast_bfloat16, multiply, prepacked
 from rlhfkit.models.rope import Rotary, rotate
 
@@ -71,7 +72,7 @@ class RMSNorm(nn.Module):
         if self.plus_one:
             # Gemma scales before it leaves float32.
             return F.rms_norm(x.float(), self.weight.shape, 1.0 + self.weight.float(), self.eps).type_as(x)
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class LayerNorm(_NoMetaInit, nn.LayerNorm):
