@@ -391,6 +391,7 @@ def test_a_trainer_that_has_not_begun_stops_at_once(fake_command, tmp_path):
     words = ["slow-train", "rows.jsonl", "-o", "run", "--load-seconds", "60"]
     with start([*fake_command, *words], tmp_path) as process:
         wait_for(tmp_path / "run" / "loading")
+        time.sleep(0.2)  # a signal in the instant before a sleep begins is seen when it ends, by any Python
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (143, "")
