@@ -82,6 +82,14 @@ class Dist:
         total = self.sum(torch.tensor([sums[n] for n in names], dtype=torch.float64, device=self._device()))
         return dict(zip(names, total.tolist(), strict=True))
 
+    def union(self, names: Iterable[str]) -> list[str]:
+        """The names that any process has, sorted: one without a share of a batch has measured nothing."""
+        own = "\n".join(sorted(names))
+        if self.world_size == 1:
+            return own.split("\n")
+        parts = self.gather([float(byte) for byte in own.encode()])
+        return sorted({name for part in parts for name in bytes(map(int, part)).decode().split("\n") if name})
+
     def max_dict(self, maxima: dict[str, float]) -> dict[str, float]:
         """The largest of every figure over all processes, the same keys everywhere."""
         if self.world_size == 1 or not maxima:

@@ -71,6 +71,11 @@ def optimize(
             for name, value in metrics.items():
                 into, combine = (maxima, max) if name.endswith("_max") else (sums, operator.add)
                 into[name] = combine(into.get(name, 0.0), float(value))
+        for name in dist.union([*sums, *maxima]):
+            if name.endswith("_max"):
+                maxima.setdefault(name, -math.inf)
+            else:
+                sums.setdefault(name, 0.0)
         totals = dist.sum_dict(sums)
         if not math.isfinite(totals["loss"]):
             raise RlhfkitError(

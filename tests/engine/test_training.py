@@ -309,8 +309,21 @@ def test_two_processes_take_the_steps_of_one(tiny: Tiny, tmp_path: Path) -> None
         "ppo": rewarded,
         "ppo --value-model shared": rewarded,
     }
+    compare_processes(jobs, ["--batch-size", "14"], tmp_path)
+
+
+def test_a_process_without_a_share_of_a_batch_keeps_step(tiny: Tiny, tmp_path: Path) -> None:
+    """The last batch of five records in fours, and minibatches of one episode, leave one of two without work."""
+    rewarded = [str(tiny.prompts), "-m", str(tiny.sft), "-r", str(tiny.rm)]
+    few = ["--batch-size", "4", "--limit", "5"]
+    compare_processes({"train-rm": [str(tiny.rankings), "-m", str(tiny.sft)]}, few, tmp_path)
+    alone = ["--batch-size", "2", "--minibatches", "2", "--steps", "2", "--max-new-tokens", "9"]
+    compare_processes({"ppo": rewarded}, alone, tmp_path)
+
+
+def compare_processes(jobs: dict[str, list[str]], sizes: list[str], tmp_path: Path) -> None:
     for command, arguments in jobs.items():
-        common = ["--batch-size", "14", "--lr", "1e-3", "-q"]
+        common = [*sizes, "--lr", "1e-3", "-q"]
         for processes in (1, 2):
             out = ["-o", str(tmp_path / f"{command}-{processes}")]
             launch = (
